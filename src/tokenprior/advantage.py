@@ -1,0 +1,147 @@
+"""Advantage: what one group teaches in words. It takes the place of GRPO's number (r_i - mean) / std."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokenprior.experience import words
+from tokenprior.operation import Drop, as_items, shorten
+from tokenprior.reply import parse_json
+from tokenprior.rollout import Usage
+from tokenprior.task import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """What one group taught: a name of a few words, and one sentence with its condition."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advantage:
+    """The semantic advantage of one group.
+
+    Attributes:
+        group: the task's id.
+        rollouts: the attempts that were shown, each `task_id#index`.
+        summaries: one for each of them; empty in the compact way, where an attempt is its own summary.
+        lessons: what the group taught; may be none.
+        drops: what of the replies could not be used, each with its reason.
+        usage: what the learning model's calls for this group took.
+    """
+
+    group: str
+    rollouts: tuple[str, ...] = ()
+    summaries: tuple[str, ...] = ()
+    lessons: tuple[Lesson, ...] = ()
+    drops: tuple[Drop, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+
+
+def parse_lessons(reply: str, *, limit: int) -> tuple[list[Lesson], list[Drop]]:
+    """Read the lessons of a contrast reply. At most `limit` are kept; every part that is not is named.
+
+    Raises:
+        Malformed: if the reply holds no list of objects, so that it is worth asking again.
+    """
+    marks = ("lesson", "text", "experience", "content")
+    items = as_items(parse_json(reply), ("lessons", "experiences"), marks=marks)
+    lessons: list[Lesson] = []
+    drops: list[Drop] = []
+    for item in items:
+        made = _lesson(item)
+        if isinstance(made, Drop):
+            drops.append(made)
+        elif len(lessons) == limit:
+            drops.append(Drop(what=shorten(made.text), reason=f"more than the {limit} lessons that were asked for"))
+        else:
+            lessons.append(made)
+    return lessons, drops
+
+
+def _lesson(item: Any) -> Lesson | Drop:
+    if isinstance(item, str):
+        item = {"text": item}
+    if not isinstance(item, Mapping):
+        return Drop(what=shorten(item), reason="not an object")
+    fields = {str(key).casefold().strip(): value for key, value in item.items()}
+    texts = [fields.get(key) for key in ("lesson", "text", "experience", "content")]
+    text = next((" ".join(value.split()) for value in texts if isinstance(value, str) and value.strip()), "")
+    if not text:
+        return Drop(what=shorten(item), reason="a lesson without a text")
+    name = fields.get("name", fields.get("title", ""))
+    return Lesson(name=" ".join(name.split()) if isinstance(name, str) else "", text=text)
+
+
+class LeakGuard:
+    """Refuses words that give away what practice tasks ask or answer (METHOD: answers do not leak).
+
+    Covered: a verbatim piece of a question of `QUOTE` words or more; an answer that is peculiar to its task, wherever
+    it stands; any answer at all, where the text says that the answer *is* it and no choice among many is asked.
+    Not covered: paraphrase, and an answer of one digit in passing ("use 2 steps").
+    """
+
+    QUOTE = 8
+    FEW = 4  # so many different answers or fewer: naming one of them is a constant answer, not a category
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        owners: dict[str, set[str]] = {}
+        self._quotes: dict[tuple[str, ...], str] = {}
+        for task in tasks:
+            for answer in task.accepted:
+                owners.setdefault(" ".join(words(answer)), set()).add(task.id)
+            tokens = words(task.question)
+            for at in range(len(tokens) - self.QUOTE + 1):
+                self._quotes.setdefault(tuple(tokens[at : at + self.QUOTE]), task.id)
+        owners.pop("", None)
+        shared_text = self._common_quotes(tasks)
+        self._quotes = {quote: task for quote, task in self._quotes.items() if quote not in shared_text}
+        self._own = {answer for answer, of in owners.items() if len(of) == 1 and _is_telling(answer)}
+        self._few = set(owners) if len(owners) <= self.FEW else set()
+        self._any = set(owners)
+        repeated = sum(len(of) > 1 for of in owners.values())
+        self._categories = len(owners) > self.FEW and repeated > len(owners) / 2
+
+    def _common_quotes(self, tasks: Sequence[Task]) -> set[tuple[str, ...]]:
+        """Wordings that several tasks share are the form of the task set, not the content of one of them."""
+        seen: dict[tuple[str, ...], str] = {}
+        common: set[tuple[str, ...]] = set()
+        for task in tasks:
+            tokens = words(task.question)
+            for at in range(len(tokens) - self.QUOTE + 1):
+                quote = tuple(tokens[at : at + self.QUOTE])
+                if seen.setdefault(quote, task.text_key) != task.text_key:
+                    common.add(quote)
+        return common
+
+    def problem(self, text: str) -> str | None:
+        """Why a text may not be kept, or `None`. The reason does not repeat what leaked."""
+        tokens = words(text)
+        for at in range(len(tokens) - self.QUOTE + 1):
+            if task := self._quotes.get(tuple(tokens[at : at + self.QUOTE])):
+                return f"quotes the question of task {task}"
+        joined = f" {' '.join(tokens)} "
+        if not self._categories and any(f" {answer} " in joined for answer in self._own):
+            return "repeats the answer of one training task"
+        stated = self._few if self._categories or self._few else self._any
+        claim = re.search(r"\b(?:answers?|outputs?|results?|replies|reply)\b[^.;:]{0,40}?\b(?:is|be|are|as)\b(.*)", joined)
+        if claim and any(f" {answer} " in f" {' '.join(claim[1].split()[:6])} " for answer in stated):
+            return "states an answer instead of a way to it"
+        return None
+
+
+def _is_telling(answer: str) -> bool:
+    """Whether an answer is so particular that its appearance in a lesson is no accident."""
+    digits = sum(char.isdigit() for char in answer)
+    return digits >= 2 or len(answer.split()) >= 2 or len(answer) >= 6
+
+
+def number_lessons(advantages: Iterable[Advantage]) -> list[tuple[int, Advantage, Lesson]]:
+    """All lessons of a batch, numbered from 1 in the order of the groups: the names the update call knows them by."""
+    pairs = [(advantage, lesson) for advantage in advantages for lesson in advantage.lessons]
+    return [(number, advantage, lesson) for number, (advantage, lesson) in enumerate(pairs, start=1)]

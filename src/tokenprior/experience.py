@@ -1,0 +1,103 @@
+"""Experience: one lesson, with an id for life and where it came from."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_WORDS = 32  # Source: arXiv 2510.08191, the limit the paper's prompts set for one experience.
+
+_ID = re.compile(r"\[?\s*[Gg]?\s*(\d{1,9})\s*\]?\.?$")
+
+
+def parse_id(text: object) -> str | None:
+    """Read an experience id as learning models write it: `G3`, `[G3]`, `g3`, `3`. `None` if it is none."""
+    if isinstance(text, bool) or not isinstance(text, str | int):
+        return None
+    match = _ID.match(str(text).strip())
+    return f"G{int(match[1])}" if match else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where the words of an experience came from.
+
+    Attributes:
+        run: the run that wrote it, or `import:NAME`.
+        step: the step of the run, from 0.
+        operation: the kind of the operation that last wrote it.
+        reason: what the learning model gave as its reason.
+        groups: ids of the tasks whose groups it was drawn from, over its whole life.
+        rollouts: the attempts shown to the learning model, each `task_id#index`.
+        parents: ids of the experiences it was modified or merged from.
+    """
+
+    run: str = ""
+    step: int = 0
+    operation: str = "Add"
+    reason: str = ""
+    groups: tuple[str, ...] = ()
+    rollouts: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run": self.run,
+            "step": self.step,
+            "operation": self.operation,
+            "reason": self.reason,
+            "groups": list(self.groups),
+            "rollouts": list(self.rollouts),
+            "parents": list(self.parents),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Provenance:
+        return cls(
+            run=str(value.get("run", "")),
+            step=int(value.get("step", 0)),
+            operation=str(value.get("operation", "Add")),
+            reason=str(value.get("reason", "")),
+            groups=tuple(value.get("groups", ())),
+            rollouts=tuple(value.get("rollouts", ())),
+            parents=tuple(value.get("parents", ())),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experience:
+    """One lesson of the library.
+
+    Attributes:
+        id: `G` and a number; never given to another experience of the same library, not even after a Delete.
+        name: a few words; may be empty for an imported one.
+        text: the lesson, one sentence with its condition ("When ..., ...").
+        provenance: where it came from.
+    """
+
+    id: str
+    name: str = ""
+    text: str
+    provenance: Provenance = field(default_factory=Provenance)
+
+    @property
+    def line(self) -> str:
+        """The lesson as it stands in a prompt: name and text in one line."""
+        return f"{self.name}: {self.text}" if self.name else self.text
+
+    @property
+    def support(self) -> int:
+        """From how many groups it was drawn."""
+        return len(self.provenance.groups)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case, for comparing lessons."""
+    return re.findall(r"[^\W_]+(?:['_][^\W_]+)*", text.casefold())
+
+
+def similarity(one: str, other: str) -> float:
+    """How alike two lessons are in their words: shared over all (Jaccard), 0.0 to 1.0."""
+    a, b = set(words(one)), set(words(other))
+    return len(a & b) / len(a | b) if a | b else 1.0
