@@ -129,7 +129,9 @@ class LeakGuard:
         if not self._categories and any(f" {answer} " in joined for answer in self._own):
             return "repeats the answer of one training task"
         stated = self._few if self._categories or self._few else self._any
-        claim = re.search(r"\b(?:answers?|outputs?|results?|replies|reply)\b[^.;:]{0,40}?\b(?:is|be|are|as)\b(.*)", joined)
+        claim = re.search(
+            r"\b(?:answers?|outputs?|results?|replies|reply)\b[^.;:]{0,40}?\b(?:is|be|are|as)\b(.*)", joined
+        )
         if claim and any(f" {answer} " in f" {' '.join(claim[1].split()[:6])} " for answer in stated):
             return "states an answer instead of a way to it"
         return None

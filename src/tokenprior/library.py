@@ -179,9 +179,7 @@ def estimate_tokens(text: str) -> int:
 class _Work:
     """A library while operations are applied to it."""
 
-    def __init__(
-        self, library: Library, run: str, step: int, sources: dict[int, Source], bounds: Bounds
-    ) -> None:
+    def __init__(self, library: Library, run: str, step: int, sources: dict[int, Source], bounds: Bounds) -> None:
         self.entries = {experience.id: experience for experience in library}
         self.next_number = library.next_number
         self.run, self.step, self.sources, self.bounds = run, step, sources, bounds

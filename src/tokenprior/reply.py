@@ -2,7 +2,7 @@
 
 In this order: the whole text; every fenced block and every balanced `{...}` or `[...]`, those that parse as they
 stand before those that need mending. Mending (comments, trailing commas, single quotes, missing ends) is json-repair's
-work; what we add is LaTeX, where one backslash was written for two: `\\frac` would else be read as a form feed and "rac".
+work. What we add is LaTeX with one backslash written for two: `\\frac` would else be read as a form feed.
 """
 
 from __future__ import annotations

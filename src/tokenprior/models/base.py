@@ -108,3 +108,23 @@ class Model(Protocol):
             BudgetReached: there is no room for the call.
         """
         ...
+
+
+class Ledger(Protocol):
+    """Where calls are written down. The store is one; see `models.recorded` for the order of events."""
+
+    async def finished_call(self, model: str, request: Request) -> Reply | None:
+        """The reply to this very call, if it was paid for before."""
+        ...
+
+    async def call_sent(self, model: str, request: Request, reserved: Usage) -> int:
+        """Note that a call is about to leave, and what it may cost at most. Durable when this returns."""
+        ...
+
+    async def call_done(self, call: int, reply: Reply) -> None:
+        """Note the reply. Durable when this returns."""
+        ...
+
+    async def call_failed(self, call: int, kind: str, detail: str, charged: Usage) -> None:
+        """Note that a call brought nothing, and what it has to be taken to have cost."""
+        ...

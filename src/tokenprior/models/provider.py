@@ -1,0 +1,196 @@
+"""Provider: a real endpoint, through pydantic-ai. The only place that knows its types and its errors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from tokenprior.errors import ConfigError, ModelError
+from tokenprior.models.base import CallFailed, Reply, Request
+from tokenprior.operation import shorten
+from tokenprior.redact import redact
+from tokenprior.rollout import StopReason, Usage
+
+if TYPE_CHECKING:
+    from pydantic_ai.messages import ModelResponse
+    from pydantic_ai.models import Model as ProviderSideModel
+
+KEY_VARIABLE = "TOKENPRIOR_API_KEY"
+
+_REFUSALS = {401: "the key is wrong or missing", 403: "the key may not do this", 404: "no such address or model"}
+_STOPS = {"length": StopReason.LENGTH, "content_filter": StopReason.FILTERED}
+
+
+class ProviderModel:
+    """A model behind an HTTP API. Tries once; `RetriedModel` asks again.
+
+    Args:
+        name: `PROVIDER:MODEL` as pydantic-ai spells it, or `http(s)://HOST/v1#MODEL` for any OpenAI-compatible address.
+        key_variable: environment variable that holds the key of an address; the key of a provider stands in the
+            provider's own variable, such as `OPENAI_API_KEY`.
+        json_schema: whether the endpoint can be held to a schema of the reply.
+
+    Raises:
+        ConfigError: the name cannot be understood, or its key is not in the environment.
+    """
+
+    def __init__(self, name: str, *, key_variable: str | None = None, json_schema: bool = False) -> None:
+        self._name = name
+        self._json_schema = json_schema
+        self._close: Any = None
+        self._model = self._address(name, key_variable) if "://" in name else self._provider(name)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._close is not None:
+            await self._close()
+
+    def _address(self, name: str, key_variable: str | None) -> ProviderSideModel:
+        from openai import AsyncOpenAI, DefaultAioHttpClient
+        from pydantic_ai.models.openai import OpenAIChatModel
+        from pydantic_ai.providers.openai import OpenAIProvider
+
+        base_url, _, model = name.partition("#")
+        if not model or not urlsplit(base_url).netloc or urlsplit(base_url).scheme not in ("http", "https"):
+            raise ConfigError(
+                f"model {redact(name)!r}: expected http://HOST/v1#MODEL, with the model's name behind the #"
+            )
+        if key_variable and key_variable not in os.environ:
+            raise ConfigError(f"model {redact(name)!r}: the environment variable {key_variable} is not set")
+        # Never OPENAI_API_KEY here: it would send OpenAI's key to whoever runs this address.
+        key = os.environ.get(key_variable or KEY_VARIABLE) or "none"
+        client = AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0, http_client=DefaultAioHttpClient())
+        self._close = client.close
+        return OpenAIChatModel(model, provider=OpenAIProvider(openai_client=client))
+
+    def _provider(self, name: str) -> ProviderSideModel:
+        from pydantic_ai.exceptions import UserError
+        from pydantic_ai.models import infer_model
+
+        try:
+            return infer_model(name)
+        except ImportError as error:
+            raise ConfigError(f"model {name!r}: {shorten(redact(str(error)), 300)}") from error
+        except (UserError, ValueError) as error:
+            raise ConfigError(
+                f"model {name!r}: {shorten(redact(str(error)), 300)} (or use `embedded`, or http://HOST/v1#MODEL)"
+            ) from error
+
+    async def answer(self, request: Request) -> Reply:
+        """See `Model.answer`."""
+        from pydantic_ai.direct import model_request
+        from pydantic_ai.models import ModelRequestParameters
+        from pydantic_ai.output import OutputObjectDefinition
+        from pydantic_ai.settings import ModelSettings
+
+        settings = ModelSettings(max_tokens=request.max_tokens, max_retries=0, framing_announcement="never")
+        settings["timeout"] = max(0.001, request.timeout_s)
+        if request.temperature is not None:
+            settings["temperature"] = request.temperature
+        if request.seed is not None:
+            settings["seed"] = request.seed
+        parameters = ModelRequestParameters()
+        if request.schema is not None and self._json_schema:
+            parameters.output_mode = "native"
+            parameters.output_object = OutputObjectDefinition(json_schema=request.schema, name="reply", strict=True)
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.001, request.timeout_s)):
+                response = await model_request(
+                    self._model, _messages(request), model_settings=settings, model_request_parameters=parameters
+                )
+        except Exception as error:
+            raise _mapped(error, self._name, request.timeout_s) from error
+        return _reply(response, time.monotonic() - started)
+
+
+def _messages(request: Request) -> list[Any]:
+    from pydantic_ai.messages import ModelRequest, ModelResponse, SystemPromptPart, TextPart, UserPromptPart
+
+    made: list[Any] = []
+    for message in request.messages:
+        if message.role == "assistant":
+            made.append(ModelResponse(parts=[TextPart(content=message.content)]))
+            continue
+        part = (SystemPromptPart if message.role == "system" else UserPromptPart)(content=message.content)
+        if made and isinstance(made[-1], ModelRequest):
+            made[-1] = ModelRequest(parts=[*made[-1].parts, part])
+        else:
+            made.append(ModelRequest(parts=[part]))
+    return made
+
+
+def _reply(response: ModelResponse, latency_s: float) -> Reply:
+    used = response.usage
+    return Reply(
+        text=response.text or "",
+        stop=_STOPS.get(str(response.finish_reason), StopReason.DONE),
+        usage=Usage(
+            calls=1,
+            input_tokens=used.input_tokens or 0,
+            output_tokens=used.output_tokens or 0,
+            cached_tokens=used.cache_read_tokens or 0,
+            cost_usd=None,
+        ),
+        latency_s=latency_s,
+    )
+
+
+def _mapped(error: Exception, name: str, timeout_s: float) -> Exception:
+    """Foreign errors as ours. The one place where an endpoint's behaviour gets its meaning."""
+    from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError, UnexpectedModelBehavior, UserError
+
+    if isinstance(error, TimeoutError) or "timed out" in str(error).casefold():
+        return CallFailed("timeout", f"no reply within {timeout_s:.0f} s", retryable=False)
+    detail = shorten(redact(str(error)), 300)
+    if isinstance(error, ModelHTTPError):
+        status, headers = error.status_code, error.headers or {}
+        wait_s = retry_after_s(headers)
+        if status == 429 or (status == 503 and wait_s is not None):
+            return CallFailed("rate-limit", detail, retryable=True, retry_after_s=wait_s)
+        if status in _REFUSALS:
+            return ModelError(f"{redact(name)} refused: {_REFUSALS[status]} (HTTP {status}: {detail})")
+        retryable = status >= 500 or status in (408, 409, 425)
+        return CallFailed(f"http-{status}", detail, retryable=retryable, retry_after_s=wait_s)
+    if isinstance(error, ModelAPIError):
+        return CallFailed("connection", detail, retryable=True)
+    if isinstance(error, UserError):
+        return ConfigError(f"{redact(name)}: {detail}")
+    if isinstance(
+        error, UnexpectedModelBehavior | ValueError | KeyError | TypeError | AttributeError | json.JSONDecodeError
+    ):
+        return CallFailed("garbled", detail, retryable=True)
+    return CallFailed("connection", f"{type(error).__name__}: {detail}", retryable=True)
+
+
+def retry_after_s(headers: dict[str, str]) -> float | None:
+    """Seconds an endpoint asks to wait: `retry-after-ms`, or `Retry-After` in seconds (fractions too) or as a date.
+
+    At most an hour is believed.
+    """
+    lowered = {key.casefold(): value.strip() for key, value in headers.items()}
+    for header, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = lowered.get(header, "")
+        if re.fullmatch(r"\d+(?:\.\d+)?", value):
+            return min(3600.0, float(value) * unit)
+    if value := lowered.get("retry-after", ""):
+        from datetime import UTC, datetime
+        from email.utils import parsedate_to_datetime
+
+        try:
+            until = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        if until.tzinfo is None:
+            until = until.replace(tzinfo=UTC)
+        return min(3600.0, max(0.0, (until - datetime.now(UTC)).total_seconds()))
+    return None
