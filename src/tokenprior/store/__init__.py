@@ -1,0 +1,6 @@
+"""The store: what happened, kept for good in one SQLite file or any database that SQLAlchemy reaches."""
+
+from tokenprior.store.open import Store, open_store
+from tokenprior.store.record import RunRecord, RunStore
+
+__all__ = ["RunRecord", "RunStore", "Store", "open_store"]

@@ -1,0 +1,72 @@
+"""Attempt: a task and a prior, G times, become a group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from tokenprior.agents.base import Agent
+from tokenprior.flow import all_of
+from tokenprior.group import Group
+from tokenprior.models.base import Phase
+from tokenprior.prior import TokenPrior
+from tokenprior.reward import Reward
+from tokenprior.rollout import Rollout
+from tokenprior.task import Task, content_hash
+from tokenprior.verifiers.base import Verifier
+
+
+class Shelf(Protocol):
+    """Where rollouts are kept and found again; the store of a run is one."""
+
+    async def find_rollout(
+        self, phase: Phase, step: int, task: str, index: int, input_hash: str
+    ) -> tuple[Rollout, str | None, Reward | None] | None: ...
+
+    async def save_rollout(
+        self, phase: Phase, step: int, input_hash: str, rollout: Rollout, verifier: str | None, reward: Reward | None
+    ) -> None: ...
+
+
+async def attempt(
+    task: Task,
+    prior: TokenPrior,
+    *,
+    agent: Agent,
+    verifier: Verifier,
+    shelf: Shelf,
+    group_size: int,
+    phase: Phase = "rollout",
+    step: int = 0,
+    on_rollout: Callable[[Rollout, Reward], None] | None = None,
+) -> Group:
+    """Make a group of G attempts side by side. What was made before of the same inputs is not made again.
+
+    Args:
+        shelf: where the attempts are kept.
+        group_size: G, 1 or more.
+        on_rollout: told of each attempt when it has its reward.
+    """
+
+    async def one(index: int) -> tuple[Rollout, Reward]:
+        made_of = content_hash([agent.fingerprint, task.fingerprint, prior.fingerprint])
+        kept = await shelf.find_rollout(phase, step, task.id, index, made_of)
+        rollout, judged_by, reward = kept or (None, None, None)
+        if rollout is None:
+            rollout = await agent.attempt(task, prior, phase=phase, step=step, index=index)
+            await shelf.save_rollout(phase, step, made_of, rollout, None, None)
+        if reward is None or judged_by != verifier.fingerprint:
+            reward = await _reward(task, rollout, verifier)
+            await shelf.save_rollout(phase, step, made_of, rollout, verifier.fingerprint, reward)
+        if on_rollout:
+            on_rollout(rollout, reward)
+        return rollout, reward
+
+    pairs = await all_of(one(index) for index in range(group_size))
+    return Group(task=task, rollouts=tuple(r for r, _ in pairs), rewards=tuple(w for _, w in pairs))
+
+
+async def _reward(task: Task, rollout: Rollout, verifier: Verifier) -> Reward:
+    if rollout.failure is not None:
+        return Reward.unscored(f"the attempt failed: {rollout.failure.kind}")
+    return await verifier.verify(task, rollout)

@@ -1,0 +1,109 @@
+"""Codec: facts to JSON texts and back. The shapes are described in docs/formats.md."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tokenprior.advantage import Advantage, Lesson
+from tokenprior.models.base import Reply
+from tokenprior.operation import Drop
+from tokenprior.reward import Reward
+from tokenprior.rollout import Failure, Message, Rollout, StopReason, Usage
+
+
+def dumps(value: Any) -> str:
+    """A JSON text without needless space. Lone surrogates, which models do write, are kept as escapes."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def usage_to_json(usage: Usage) -> dict[str, Any]:
+    return {
+        "calls": usage.calls,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "cost_usd": usage.cost_usd,
+    }
+
+
+def rollout_to_json(rollout: Rollout) -> dict[str, Any]:
+    return {
+        "task_id": rollout.task_id,
+        "index": rollout.index,
+        "messages": [[message.role, message.content] for message in rollout.messages],
+        "output": rollout.output,
+        "stop": rollout.stop.value,
+        "failure": [rollout.failure.kind, rollout.failure.detail] if rollout.failure else None,
+        "usage": usage_to_json(rollout.usage),
+        "latency_s": rollout.latency_s,
+        "metadata": rollout.metadata,
+    }
+
+
+def rollout_from_json(value: dict[str, Any]) -> Rollout:
+    failure = value["failure"]
+    return Rollout(
+        task_id=value["task_id"],
+        index=value["index"],
+        messages=tuple(Message(role=role, content=content) for role, content in value["messages"]),
+        output=value["output"],
+        stop=StopReason(value["stop"]),
+        failure=Failure(kind=failure[0], detail=failure[1]) if failure else None,
+        usage=Usage(**value["usage"]),
+        latency_s=value["latency_s"],
+        metadata=value["metadata"],
+    )
+
+
+def reward_to_json(reward: Reward) -> dict[str, Any]:
+    return {
+        "value": reward.value,
+        "reason": reward.reason,
+        "extracted": reward.extracted,
+        "feedback": reward.feedback,
+    }
+
+
+def reward_from_json(value: dict[str, Any]) -> Reward:
+    return Reward(**value)
+
+
+def reply_to_json(reply: Reply) -> dict[str, Any]:
+    return {
+        "text": reply.text,
+        "stop": reply.stop.value,
+        "usage": usage_to_json(reply.usage),
+        "latency_s": reply.latency_s,
+    }
+
+
+def reply_from_json(value: dict[str, Any]) -> Reply:
+    return Reply(
+        text=value["text"],
+        stop=StopReason(value["stop"]),
+        usage=Usage(**value["usage"]),
+        latency_s=value["latency_s"],
+    )
+
+
+def advantage_to_json(advantage: Advantage) -> dict[str, Any]:
+    return {
+        "group": advantage.group,
+        "rollouts": list(advantage.rollouts),
+        "summaries": list(advantage.summaries),
+        "lessons": [[lesson.name, lesson.text] for lesson in advantage.lessons],
+        "drops": [[drop.what, drop.reason] for drop in advantage.drops],
+        "usage": usage_to_json(advantage.usage),
+    }
+
+
+def advantage_from_json(value: dict[str, Any]) -> Advantage:
+    return Advantage(
+        group=value["group"],
+        rollouts=tuple(value["rollouts"]),
+        summaries=tuple(value["summaries"]),
+        lessons=tuple(Lesson(name=name, text=text) for name, text in value["lessons"]),
+        drops=tuple(Drop(what=what, reason=reason) for what, reason in value["drops"]),
+        usage=Usage(**value["usage"]),
+    )

@@ -1,0 +1,84 @@
+"""Lock: one process at a run. The system lets go of it when the process ends, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from tokenprior.errors import RunLocked, StoreError
+
+
+class RunLock:
+    """An exclusive lock on one run of one store file.
+
+    Raises:
+        RunLocked: another process holds it.
+    """
+
+    def __init__(self, store: Path, run: str) -> None:
+        self._path = store.with_name(f"{store.name}.{run}.lock")
+        while True:
+            try:
+                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            except OSError as error:
+                raise StoreError(f"{self._path}: cannot be opened: {error.strerror}") from error
+            try:
+                _lock(self._file)
+            except OSError:
+                os.close(self._file)
+                raise RunLocked(
+                    f"run {run} in {store} is being worked on by another process: wait for it, or stop it first"
+                ) from None
+            # Whoever held it before takes the file away when done; a lock on a file that is gone locks nobody out.
+            if _is_still(self._path, self._file):
+                return
+            os.close(self._file)
+
+    def release(self) -> None:
+        """Let go. The file is taken away first, while nobody else can hold it."""
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+        os.close(self._file)
+
+
+def _is_still(path: Path, file: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file))
+    except OSError:
+        return False
+
+
+if os.name == "nt":  # pragma: no cover
+
+    def _lock(file: int) -> None:
+        import msvcrt
+
+        getattr(msvcrt, "locking")(file, getattr(msvcrt, "LK_NBLCK"), 1)  # noqa: B009 (other systems lack the names)
+
+else:
+
+    def _lock(file: int) -> None:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class DatabaseLock(RunLock):
+    """The same on a database server: a session-wide advisory lock on a connection of its own (PostgreSQL)."""
+
+    def __init__(self, engine: sa.Engine, run: str) -> None:
+        if engine.dialect.name != "postgresql":
+            raise StoreError(f"a {engine.dialect.name} store cannot lock a run: use a SQLite file or PostgreSQL")
+        self._connection = engine.connect()
+        number = int.from_bytes(hashlib.sha256(run.encode()).digest()[:8], "big", signed=True)
+        if not self._connection.execute(sa.select(sa.func.pg_try_advisory_lock(number))).scalar():
+            self._connection.close()
+            raise RunLocked(f"run {run} is being worked on by another process: wait for it, or stop it first")
+
+    def release(self) -> None:
+        self._connection.invalidate()
+        self._connection.close()

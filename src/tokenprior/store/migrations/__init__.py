@@ -1,0 +1,1 @@
+"""Numbered migrations; `env.py` is what Alembic calls for each of them."""

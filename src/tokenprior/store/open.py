@@ -1,0 +1,218 @@
+"""Open: a store file or address, migrated to the newest schema, with what can be asked of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import StaticPool
+
+from tokenprior.errors import ConfigError, NotFound, StoreError
+from tokenprior.library import Library
+from tokenprior.operation import shorten
+from tokenprior.redact import redact
+from tokenprior.store import schema
+from tokenprior.store.lock import RunLock
+from tokenprior.store.record import RunRecord, RunStore
+from tokenprior.store.writer import Writer
+
+NEWEST = "0001"
+
+
+def open_store(where: str | Path) -> Store:
+    """Open a store, and make it if it is not there.
+
+    Args:
+        where: a file's path, or any SQLAlchemy address such as `postgresql+psycopg://...`.
+
+    Raises:
+        StoreError: it cannot be opened, is no store, or was written by a newer tokenprior.
+    """
+    address = str(where)
+    path = None if "://" in address else Path(address)
+    try:
+        engine = sa.create_engine(
+            f"sqlite:///{path}" if path else address,
+            # SQLite is used by the writer's thread alone; other threads hand it their operations.
+            **({"poolclass": StaticPool, "connect_args": {"check_same_thread": False}} if path else {}),
+        )
+    except (ArgumentError, ImportError, SQLAlchemyError) as error:
+        raise ConfigError(f"store {redact(address)!r}: {shorten(error, 200)}") from error
+    if path is not None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{path.parent}: cannot be made: {error.strerror}") from error
+        sa.event.listen(engine, "connect", _set_up_sqlite)
+        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    shown = redact(address)
+    try:
+        _migrate(engine, shown)
+    except SQLAlchemyError as error:
+        engine.dispose()
+        cause = shorten(getattr(error, "orig", None) or error, 200)
+        raise StoreError(
+            f"{shown}: cannot be opened: {cause} (is the folder writable, and the file a store?)"
+        ) from error
+    return Store(engine, path, shown)
+
+
+def _set_up_sqlite(connection: Any, _record: Any) -> None:
+    # autocommit: transactions begin where SQLAlchemy says so, not where the driver guesses.
+    connection.isolation_level = None
+    connection.execute("PRAGMA busy_timeout = 30000")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def _migrate(engine: sa.Engine, shown: str) -> None:
+    with engine.connect() as connection:
+        with connection.begin():
+            if sa.inspect(connection).has_table("alembic_version"):
+                found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+                if found == NEWEST:
+                    return
+                if found is not None and str(found) > NEWEST:
+                    raise StoreError(
+                        f"{shown}: written by a newer tokenprior (schema {found}): pip install -U tokenprior"
+                    )
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        config.set_main_option("path_separator", "os")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+class Store:
+    """An open store. Reading methods may be called from any thread; writing is done through a `RunStore`."""
+
+    def __init__(self, engine: sa.Engine, path: Path | None, shown: str) -> None:
+        self._engine, self._path, self._shown = engine, path, shown
+        self.writer = Writer(engine, shown)
+
+    def close(self) -> None:
+        """Finish what was asked for and close."""
+        self.writer.close()
+        self._engine.dispose()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open_run(self, run: str, *, name: str, kind: str, config: dict[str, Any]) -> RunStore:
+        """Begin a run, or go on with it.
+
+        Args:
+            run: its id: the name and a hash of all that can change its outcome.
+            name: what the user calls it; runs of one name share what they paid for.
+            kind: `learn`, `evaluate` or `compare`.
+            config: what it was started with.
+
+        Raises:
+            RunLocked: another process is at work on it.
+        """
+        lock = self._lock(run)
+
+        def begin(connection: sa.Connection) -> None:
+            now = time.time()
+            known = connection.execute(sa.select(schema.runs.c.id).where(schema.runs.c.id == run)).first()
+            if known:
+                changed = {"state": "running", "detail": "", "updated_at": now}
+                connection.execute(schema.runs.update().where(schema.runs.c.id == run).values(changed))
+            else:
+                connection.execute(
+                    schema.runs.insert().values(
+                        id=run,
+                        name=name,
+                        kind=kind,
+                        config=redact(json.dumps(config, sort_keys=True)),
+                        state="running",
+                        detail="",
+                        created_at=now,
+                        updated_at=now,
+                    )
+                )
+            # Whoever left these in flight is gone, for we hold the lock; they stay charged with what they reserved.
+            doubt = (schema.calls.c.run == run) & (schema.calls.c.state == "sent")
+            connection.execute(schema.calls.update().where(doubt).values(state="unknown"))
+
+        try:
+            self.writer.run_now(begin)
+        except BaseException:
+            lock.release()
+            raise
+        return RunStore(self.writer, run, name, lock)
+
+    def _lock(self, run: str) -> RunLock:
+        if self._path is None:
+            from tokenprior.store.lock import DatabaseLock
+
+            return DatabaseLock(self._engine, run)
+        return RunLock(self._path, run)
+
+    def runs(self) -> list[RunRecord]:
+        """All runs, the newest first."""
+
+        def read(connection: sa.Connection) -> list[RunRecord]:
+            rows = connection.execute(sa.select(schema.runs).order_by(schema.runs.c.created_at.desc()))
+            return [RunRecord.of(row._mapping) for row in rows]
+
+        return self.writer.run_now(read)
+
+    def find_run(self, run: str) -> RunRecord:
+        """The run of this id, or the newest whose id begins so or that has this name.
+
+        Raises:
+            NotFound: names the runs that there are.
+        """
+        runs = self.runs()
+        for record in runs:
+            if record.id == run:
+                return record
+        for record in runs:
+            if record.name == run or record.id.startswith(run):
+                return record
+        known = ", ".join(record.id for record in runs[:8]) or "none yet"
+        raise NotFound(f"{self._shown}: no run {run!r}; there are: {known}")
+
+    def library(self, run: str, step: int | None = None) -> Library:
+        """The library after a step of a run, or after its last step; empty before the first."""
+
+        def read(connection: sa.Connection) -> str | None:
+            query = sa.select(schema.steps.c.library).where(schema.steps.c.run == run)
+            if step is not None:
+                query = query.where(schema.steps.c.step == step)
+            return connection.execute(query.order_by(schema.steps.c.step.desc()).limit(1)).scalar()
+
+        found = self.writer.run_now(read)
+        if found is None and step is not None:
+            raise NotFound(f"{self._shown}: run {run} has no step {step}")
+        return Library.from_json(json.loads(found)) if found else Library()
+
+    def rows(self, table: str, run: str, *where: Any) -> list[dict[str, Any]]:
+        """All rows of one run in one table, in the order of its key; JSON columns as values.
+
+        Args:
+            table: a table of `schema`.
+            where: conditions on its columns.
+        """
+        source = schema.metadata.tables[table]
+        texts = {"rollout", "reward", "advantage", "library", "report", "operation", "reply", "request"}
+
+        def read(connection: sa.Connection) -> list[dict[str, Any]]:
+            query = sa.select(source).where(source.c.run == run, *where).order_by(*source.primary_key.columns)
+            return [dict(row._mapping) for row in connection.execute(query)]
+
+        return [
+            {key: json.loads(value) if key in texts and value is not None else value for key, value in row.items()}
+            for row in self.writer.run_now(read)
+        ]

@@ -1,0 +1,270 @@
+"""Record: what one run writes down, and finds again when it goes on.
+
+Two ways back to work that was paid for. A whole rollout is found by its place (phase, step, task, index) and a hash of
+all that went into it: agent, task, prior. A single call is found by its key and the hash of its request. Both look
+at every run of the same name, so a changed setting re-uses what it did not touch.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from tokenprior.advantage import Advantage
+from tokenprior.library import Applied, Library
+from tokenprior.models.base import Phase, Reply, Request
+from tokenprior.operation import to_json
+from tokenprior.redact import redact
+from tokenprior.reward import Reward
+from tokenprior.rollout import Rollout, Usage
+from tokenprior.store import codec, schema
+from tokenprior.store.lock import RunLock
+from tokenprior.store.writer import Writer
+from tokenprior.task import content_hash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """A run as the store knows it.
+
+    Attributes:
+        state: `running`, `done`, `stopped` (budget or Ctrl-C; goes on with the same command) or `failed`.
+    """
+
+    id: str
+    name: str
+    kind: str
+    state: str
+    detail: str
+    config: dict[str, Any]
+    created_at: float
+    updated_at: float
+
+    @classmethod
+    def of(cls, row: Mapping[Any, Any]) -> RunRecord:
+        return cls(**{**row, "config": json.loads(row["config"])})
+
+
+class RunStore:
+    """The store as one run sees it: a ledger of calls, and places for rollouts, advantages and steps."""
+
+    def __init__(self, writer: Writer, run: str, name: str, lock: RunLock) -> None:
+        self._writer, self.run, self.name, self._lock = writer, run, name, lock
+
+    def close(self, state: str, detail: str = "") -> None:
+        """Note how the run ended, and let go of it."""
+
+        def write(connection: sa.Connection) -> None:
+            changed = {"state": state, "detail": redact(detail), "updated_at": time.time()}
+            connection.execute(schema.runs.update().where(schema.runs.c.id == self.run).values(changed))
+
+        try:
+            self._writer.run_now(write)
+        finally:
+            self._lock.release()
+
+    def spent(self) -> Usage:
+        """What this run has used so far, calls in doubt included at what they had reserved."""
+        columns = schema.calls.c
+
+        def read(connection: sa.Connection) -> Usage:
+            count, tokens_in, tokens_out, cached, cost, priced = connection.execute(
+                sa.select(
+                    sa.func.count(),
+                    sa.func.coalesce(sa.func.sum(columns.input_tokens), 0),
+                    sa.func.coalesce(sa.func.sum(columns.output_tokens), 0),
+                    sa.func.coalesce(sa.func.sum(columns.cached_tokens), 0),
+                    sa.func.coalesce(sa.func.sum(columns.cost_usd), 0.0),
+                    sa.func.count(columns.cost_usd),
+                ).where(columns.run == self.run)
+            ).one()
+            return Usage(
+                calls=count,
+                input_tokens=tokens_in,
+                output_tokens=tokens_out,
+                cached_tokens=cached,
+                cost_usd=cost if priced == count else None,
+            )
+
+        return self._writer.run_now(read)
+
+    # The ledger of calls (models.base.Ledger).
+
+    async def finished_call(self, model: str, request: Request) -> Reply | None:
+        columns = schema.calls.c
+
+        def read(connection: sa.Connection) -> str | None:
+            return connection.execute(
+                sa.select(columns.reply)
+                .where(
+                    columns.name == self.name,
+                    columns.key == str(request.key),
+                    columns.request_hash == _request_hash(model, request),
+                    columns.state == "done",
+                )
+                .order_by(columns.id)
+                .limit(1)
+            ).scalar()
+
+        found = await self._writer.run(read)
+        return codec.reply_from_json(json.loads(found)) if found else None
+
+    async def call_sent(self, model: str, request: Request, reserved: Usage) -> int:
+        columns = schema.calls.c
+        request_hash = _request_hash(model, request)
+
+        def write(connection: sa.Connection) -> int:
+            same = (columns.run == self.run, columns.key == str(request.key), columns.request_hash == request_hash)
+            attempt = connection.execute(sa.select(sa.func.count()).where(*same)).scalar_one()
+            inserted = connection.execute(
+                schema.calls.insert().values(
+                    run=self.run,
+                    name=self.name,
+                    key=str(request.key),
+                    request_hash=request_hash,
+                    attempt=attempt,
+                    model=redact(model),
+                    state="sent",
+                    request=redact(codec.dumps(request.content())),
+                    input_tokens=reserved.input_tokens,
+                    output_tokens=reserved.output_tokens,
+                    cached_tokens=reserved.cached_tokens,
+                    cost_usd=reserved.cost_usd,
+                    sent_at=time.time(),
+                )
+            )
+            return int(inserted.inserted_primary_key[0])  # type: ignore[index]  # an insert of one row has one key
+
+        return await self._writer.run(write)
+
+    async def call_done(self, call: int, reply: Reply) -> None:
+        await self._settle(
+            call, reply.usage, state="done", reply=codec.dumps(codec.reply_to_json(reply)), latency_s=reply.latency_s
+        )
+
+    async def call_failed(self, call: int, kind: str, detail: str, charged: Usage) -> None:
+        await self._settle(call, charged, state="failed", error=redact(f"{kind}: {detail}"))
+
+    async def _settle(self, call: int, usage: Usage, **values: Any) -> None:
+        values |= {
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "cost_usd": usage.cost_usd,
+        }
+        await self._writer.run(
+            lambda connection: connection.execute(schema.calls.update().where(schema.calls.c.id == call).values(values))
+        )
+
+    # Rollouts and their rewards.
+
+    async def find_rollout(
+        self, phase: Phase, step: int, task: str, index: int, input_hash: str
+    ) -> tuple[Rollout, str | None, Reward | None] | None:
+        """A rollout made before of the same inputs, its reward, and the fingerprint of the verifier that gave it."""
+        columns = schema.rollouts.c
+
+        def read(connection: sa.Connection) -> Any:
+            row = connection.execute(
+                sa.select(schema.rollouts)
+                .where(
+                    columns.name == self.name,
+                    columns.phase == phase,
+                    columns.step == step,
+                    columns.task == task,
+                    columns.attempt == index,
+                    columns.input_hash == input_hash,
+                )
+                .order_by((columns.run == self.run).desc(), columns.run)
+                .limit(1)
+            ).first()
+            if row is not None and row.run != self.run:
+                connection.execute(schema.rollouts.insert().values(dict(row._mapping) | {"run": self.run}))
+            return row
+
+        found = await self._writer.run(read)
+        if found is None:
+            return None
+        reward = codec.reward_from_json(json.loads(found.reward)) if found.reward else None
+        return codec.rollout_from_json(json.loads(found.rollout)), found.verifier, reward
+
+    async def save_rollout(
+        self, phase: Phase, step: int, input_hash: str, rollout: Rollout, verifier: str | None, reward: Reward | None
+    ) -> None:
+        """Keep a rollout, and its reward once there is one."""
+        key = {
+            "run": self.run,
+            "phase": phase,
+            "step": step,
+            "task": rollout.task_id,
+            "attempt": rollout.index,
+            "input_hash": input_hash,
+        }
+        values = {
+            "name": self.name,
+            "rollout": codec.dumps(codec.rollout_to_json(rollout)),
+            "verifier": verifier,
+            "reward": codec.dumps(codec.reward_to_json(reward)) if reward else None,
+        }
+        await self._writer.run(lambda connection: _put(connection, schema.rollouts, key, values))
+
+    # Advantages, steps, evaluations.
+
+    async def save_advantage(self, step: int, advantage: Advantage) -> None:
+        """Keep what a group taught."""
+        key = {"run": self.run, "step": step, "task": advantage.group}
+        values = {"advantage": codec.dumps(codec.advantage_to_json(advantage))}
+        await self._writer.run(lambda connection: _put(connection, schema.advantages, key, values))
+
+    async def save_step(self, step: int, epoch: int, applied: Applied, report: Mapping[str, Any]) -> None:
+        """Keep a step in one transaction: the library it ended with, its operations, what was refused, its figures."""
+        outcomes = [(to_json(done), "done", done.reason) for done in applied.done]
+        outcomes += [(to_json(refused.operation), "refused", refused.reason) for refused in applied.refused]
+
+        def write(connection: sa.Connection) -> None:
+            at = {"run": self.run, "step": step}
+            values = {
+                "epoch": epoch,
+                "library_version": applied.library.version,
+                "library": codec.dumps(applied.library.to_json()),
+                "report": codec.dumps(report),
+            }
+            _put(connection, schema.steps, at, values)
+            for sequence, (operation, outcome, reason) in enumerate(outcomes):
+                body = {"operation": codec.dumps(operation), "outcome": outcome, "reason": reason}
+                _put(connection, schema.operations, at | {"sequence": sequence}, body)
+
+        await self._writer.run(write)
+
+    async def finished_step(self, step: int) -> tuple[Library, dict[str, Any]] | None:
+        """The library and the report of a step that this run has finished before."""
+        columns = schema.steps.c
+
+        def read(connection: sa.Connection) -> Any:
+            query = sa.select(columns.library, columns.report).where(columns.run == self.run, columns.step == step)
+            return connection.execute(query).first()
+
+        found = await self._writer.run(read)
+        return (Library.from_json(json.loads(found.library)), json.loads(found.report)) if found else None
+
+    async def save_evaluation(self, arm: str, library_version: str, report: Mapping[str, Any]) -> None:
+        """Keep what an arm scored."""
+        values = {"library_version": library_version, "report": codec.dumps(report)}
+        key = {"run": self.run, "arm": arm}
+        await self._writer.run(lambda connection: _put(connection, schema.evaluations, key, values))
+
+
+def _request_hash(model: str, request: Request) -> str:
+    return content_hash([model, request.content()])
+
+
+def _put(connection: sa.Connection, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Write a row under its natural key, the same however often it is done. There is one writer, so no race."""
+    where: Sequence[Any] = [table.c[column] == value for column, value in key.items()]
+    if connection.execute(table.update().where(*where).values(values)).rowcount == 0:
+        connection.execute(table.insert().values({**key, **values}))

@@ -1,0 +1,119 @@
+"""Schema: the tables as they stand after the newest migration. A test holds the two against each other.
+
+Natural keys make every write repeatable; operations are only ever appended, so that a library is a fold over them.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("name", String(64), nullable=False, index=True),
+    Column("kind", String(16), nullable=False),
+    Column("config", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+)
+
+calls = Table(
+    "calls",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("run", String(80), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("key", String(255), nullable=False),
+    Column("request_hash", String(20), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("model", String(255), nullable=False),
+    Column("state", String(8), nullable=False),  # sent, done, failed, unknown
+    Column("request", Text, nullable=False),
+    Column("reply", Text),
+    Column("error", Text),
+    Column("input_tokens", Integer, nullable=False),
+    Column("output_tokens", Integer, nullable=False),
+    Column("cached_tokens", Integer, nullable=False),
+    Column("cost_usd", Float),
+    Column("latency_s", Float),
+    Column("sent_at", Float, nullable=False),
+    UniqueConstraint("run", "key", "request_hash", "attempt"),
+    Index("ix_calls_replay", "name", "key", "request_hash", "state"),
+)
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("run", String(80), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("task", String(255), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("input_hash", String(20), nullable=False),
+    Column("rollout", Text, nullable=False),
+    Column("verifier", String(20)),
+    Column("reward", Text),
+    PrimaryKeyConstraint("run", "phase", "step", "task", "attempt", "input_hash"),
+    Index("ix_rollouts_replay", "name", "phase", "step", "task", "attempt", "input_hash"),
+)
+
+advantages = Table(
+    "advantages",
+    metadata,
+    Column("run", String(80), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("task", String(255), nullable=False),
+    Column("advantage", Text, nullable=False),
+    PrimaryKeyConstraint("run", "step", "task"),
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("run", String(80), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("library_version", String(12), nullable=False),
+    Column("library", Text, nullable=False),
+    Column("report", Text, nullable=False),
+    PrimaryKeyConstraint("run", "step"),
+)
+
+operations = Table(
+    "operations",
+    metadata,
+    Column("run", String(80), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("operation", Text, nullable=False),
+    Column("outcome", String(8), nullable=False),  # done, refused
+    Column("reason", Text, nullable=False),
+    PrimaryKeyConstraint("run", "step", "sequence"),
+)
+
+evaluations = Table(
+    "evaluations",
+    metadata,
+    Column("run", String(80), nullable=False),
+    Column("arm", String(64), nullable=False),
+    Column("library_version", String(12), nullable=False),
+    Column("report", Text, nullable=False),
+    PrimaryKeyConstraint("run", "arm"),
+)

@@ -1,0 +1,122 @@
+"""Writer: one thread, one connection, many operations to a commit.
+
+Every operation is a function of the connection. Those that wait while a commit is under way share the next one
+(group commit), so that each call can be durable before it leaves without paying a disk flush of its own. What an
+operation returns reaches its caller only after the commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from tokenprior.errors import StoreError, TokenpriorError
+from tokenprior.operation import shorten
+
+T = TypeVar("T")
+Operation = Callable[[Connection], Any]
+
+MAX_BATCH = 512
+
+
+class Writer:
+    """Runs operations in the order in which they come in."""
+
+    def __init__(self, engine: Engine, where: str) -> None:
+        self._engine, self._where = engine, where
+        self._queue: queue.SimpleQueue[tuple[Operation, Future[Any]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="tokenprior-store", daemon=True)
+        self._thread.start()
+        self._closed = False
+
+    async def run(self, operation: Callable[[Connection], T]) -> T:
+        """Carry out an operation; returns after its commit.
+
+        Raises:
+            StoreError: the operation or its commit failed, and left nothing behind.
+        """
+        return await asyncio.wrap_future(self._put(operation))
+
+    def run_now(self, operation: Callable[[Connection], T]) -> T:
+        """The same for a caller without an event loop."""
+        return self._put(operation).result()
+
+    def _put(self, operation: Callable[[Connection], T]) -> Future[T]:
+        if self._closed:
+            raise StoreError(f"{self._where}: the store is closed")
+        future: Future[T] = Future()
+        self._queue.put((operation, future))
+        return future
+
+    def close(self) -> None:
+        """Finish what was asked for, then end the thread."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+            self._thread.join()
+
+    def _work(self) -> None:
+        with self._engine.connect() as connection:
+            while (first := self._queue.get()) is not None:
+                batch, last = [first], False
+                with contextlib.suppress(queue.Empty):
+                    while len(batch) < MAX_BATCH:
+                        item = self._queue.get_nowait()
+                        if item is None:
+                            last = True
+                            break
+                        batch.append(item)
+                self._commit(connection, batch)
+                if last:
+                    return
+
+    def _commit(self, connection: Connection, batch: list[tuple[Operation, Future[Any]]]) -> None:
+        done: list[tuple[Future[Any], Any]] = []
+        try:
+            with connection.begin():
+                for operation, future in batch:
+                    try:
+                        # A savepoint each, so that one bad operation does not take its neighbours with it.
+                        with connection.begin_nested():
+                            result = operation(connection)
+                    except TokenpriorError as error:
+                        _settle(future, error=error)
+                    except SQLAlchemyError as error:
+                        _settle(future, error=self._said(error))
+                    else:
+                        done.append((future, result))
+        except Exception as error:
+            for _, future in batch:
+                _settle(future, error=self._said(error))
+            return
+        for future, result in done:
+            _settle(future, result=result)
+
+    def _said(self, error: Exception) -> StoreError:
+        cause = getattr(error, "orig", None) or error
+        text = str(cause).casefold()
+        advice = ""
+        if "readonly" in text or "read-only" in text:
+            advice = ": make the file and its folder writable"
+        elif "full" in text:
+            advice = ": free some space; what was written before is safe, and the same command goes on"
+        made = StoreError(f"{self._where}: {shorten(cause, 200)}{advice}")
+        made.__cause__ = error
+        return made
+
+
+def _settle(future: Future[Any], *, result: Any = None, error: Exception | None = None) -> None:
+    if future.done() or not future.set_running_or_notify_cancel():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
