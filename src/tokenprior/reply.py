@@ -32,7 +32,7 @@ _FENCE = re.compile(r"```[a-zA-Z0-9_-]*[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL)
 
 
 def parse_json(text: str) -> Any:
-    """The JSON value of a learning reply: fenced or bare, the first or the last block, text around it, mended if need be.
+    """The JSON value of a learning reply: fenced or bare, first or last block, text around it, mended if need be.
 
     Raises:
         Malformed: if no list or object can be made out.

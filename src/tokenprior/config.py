@@ -1,0 +1,301 @@
+"""Config: what may be set, with its default, its range and its place.
+
+One small frozen model per verb; live objects (models, agents, verifiers, the store) are arguments of the verbs, not
+settings. The same models read the YAML of the command line, see `load_config`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from tokenprior.errors import ConfigError
+from tokenprior.experience import MAX_WORDS
+from tokenprior.library import Bounds
+from tokenprior.models.budget import Limits
+from tokenprior.models.prices import Price
+from tokenprior.models.retried import RetryPolicy
+
+Count = Annotated[int, Field(ge=1)]
+Temperature = Annotated[float, Field(ge=0.0, le=5.0)]
+GroupToLearnFrom = Literal["mixed", "all_fail", "all_success"]
+
+
+class Settings(BaseModel):
+    """Frozen, and strict about keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LibrarySettings(Settings):
+    """How large a library may become."""
+
+    max_experiences: Count = 50
+    max_tokens: Count = 2_000
+    max_words: Annotated[int, Field(ge=5, le=500)] = MAX_WORDS
+
+    @property
+    def bounds(self) -> Bounds:
+        return Bounds(max_experiences=self.max_experiences, max_tokens=self.max_tokens, max_words=self.max_words)
+
+
+class LearnConfig(Settings):
+    """How to learn.
+
+    Attributes:
+        preset: `paper` sets what the paper used for maths (arXiv 2510.08191): 3 epochs, one batch an epoch, G = 5,
+            learning temperature 0.7, attempts summarised. Keys that are given win over the preset.
+        epochs: passes over the practice tasks.
+        batch_size: tasks of a step; `None` is one batch an epoch.
+        group_size: G, attempts for each task.
+        temperature: of the agent while it learns.
+        ground_truth: whether the learning model may see answers, rewards and feedback.
+        learn_from: which groups are contrasted where there is ground truth.
+        success_at: the reward from which an attempt counts as a success.
+        contrast_threshold: the spread of rewards above which a group counts as mixed.
+        compact: `True` shows attempts as they are, one call a group; `False` has each summarised first, G + 1 calls;
+            `None` is compact for a group whose longest attempt is within `attempt_chars`.
+        attempt_chars: the most characters shown of one attempt; what is cut is said.
+        lessons_per_group: the most lessons of one contrast.
+        lessons_per_update: the most lessons put into one update call; `None` puts the whole batch into one.
+        learning_temperature: of the learning model.
+        learning_max_tokens: the most one learning reply may take.
+        learning_timeout_s: seconds one learning call may take.
+        prior_tokens: the most tokens of the prior in a prompt; `None` is no limit beyond the library's own.
+        library: the bounds of the library.
+        seed: of the order of tasks and of sampling, where a model takes one.
+    """
+
+    preset: Literal["paper"] | None = None
+    epochs: Count = 3
+    batch_size: Count | None = None
+    group_size: Count = 5
+    temperature: Temperature = 0.7
+    ground_truth: bool = True
+    learn_from: tuple[GroupToLearnFrom, ...] = ("mixed", "all_fail")
+    success_at: float = 1.0
+    contrast_threshold: Annotated[float, Field(ge=0.0)] = 0.0
+    compact: bool | None = None
+    attempt_chars: Annotated[int, Field(ge=100)] = 2_000
+    lessons_per_group: Annotated[int, Field(ge=1, le=10)] = 2
+    lessons_per_update: Count | None = None
+    learning_temperature: Temperature = 0.3
+    learning_max_tokens: Count = 4_096
+    learning_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    prior_tokens: Count | None = None
+    library: LibrarySettings = LibrarySettings()
+    seed: int = 0
+
+    def resolved(self) -> LearnConfig:
+        """The settings with the preset filled in."""
+        if self.preset is None:
+            return self
+        paper = {"epochs": 3, "batch_size": None, "group_size": 5, "temperature": 0.7, "compact": False}
+        given = {key: value for key, value in paper.items() if key not in self.model_fields_set}
+        return self.model_copy(update=given | {"preset": None})
+
+
+class EvaluateConfig(Settings):
+    """How to evaluate.
+
+    Attributes:
+        k: attempts for each task and arm; the score is mean@k.
+        temperature: of the agent; the paper evaluates at 0.3.
+        resamples: of the bootstrap over tasks.
+        prior_tokens: as in `LearnConfig`; it has to be the same for learning and use.
+        seed: of the resampling.
+    """
+
+    k: Count = 1
+    temperature: Temperature = 0.3
+    resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
+    prior_tokens: Count | None = None
+    seed: int = 0
+
+
+class BudgetSettings(Settings):
+    """Hard limits; `None` is none. Money, tokens and calls count over all invocations of a run, minutes over one."""
+
+    usd: Annotated[float, Field(gt=0)] | None = None
+    tokens: Count | None = None
+    calls: Count | None = None
+    minutes: Annotated[float, Field(gt=0)] | None = None
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(usd=self.usd, tokens=self.tokens, calls=self.calls, minutes=self.minutes)
+
+
+class PriceSettings(Settings):
+    """US dollars for a million tokens."""
+
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
+    cached: Annotated[float, Field(ge=0)] | None = None
+
+    @property
+    def price(self) -> Price:
+        return Price(input=self.input, output=self.output, cached=self.cached)
+
+
+class EndpointSettings(Settings):
+    """How calls reach models.
+
+    Attributes:
+        concurrency: the most calls in flight to one endpoint; `None` is 32, and for the embedded model its slots.
+        attempts: tries of a call that fails for another reason than a rate limit.
+        backoff_s: the wait before the second try; it doubles.
+        patience_s: how long an endpoint may answer nothing but rate limits.
+        key_variable: environment variable with the key of `http://...#model` endpoints.
+        json_schema: hold replies of the learning model to a schema; `None` does so for the embedded model and OpenAI.
+        slots: of the embedded model.
+        context: tokens of context of each slot of the embedded model.
+        threads: of the embedded model; `None` is one for each core.
+    """
+
+    concurrency: Count | None = None
+    attempts: Count = 5
+    backoff_s: Annotated[float, Field(gt=0)] = 0.5
+    patience_s: Annotated[float, Field(gt=0)] = 900.0
+    key_variable: str | None = None
+    json_schema: bool | None = None
+    slots: Count = 4
+    context: Annotated[int, Field(ge=512)] = 4_096
+    threads: Count | None = None
+
+    @property
+    def policy(self) -> RetryPolicy:
+        return RetryPolicy(attempts=self.attempts, backoff_s=self.backoff_s, patience_s=self.patience_s)
+
+
+class SplitSettings(Settings):
+    """How the tasks are parted; see `TaskSet.split`."""
+
+    practice: Count
+    gate: Annotated[int, Field(ge=0)] = 0
+    held_out: Annotated[int, Field(ge=0)] | None = None
+    seed: int = 0
+
+
+class TaskSettings(Settings):
+    """Where the tasks are.
+
+    Attributes:
+        path: JSONL or CSV, relative to the config file.
+        fields: which of the file's fields stand for id, question, answer and metadata.
+        held_out: a file of its own for the held-out tasks, instead of a split.
+        split: parts of `path`.
+    """
+
+    path: Path
+    fields: dict[Literal["id", "question", "answer", "metadata"], str] = {}
+    held_out: Path | None = None
+    split: SplitSettings | None = None
+
+
+class AgentSettings(Settings):
+    """The frozen agent: a plain model; see `ChatAgent`."""
+
+    model: str
+    instructions: str = ""
+    template: str = "{question}"
+    max_tokens: Count = 1_024
+    timeout_s: Annotated[float, Field(gt=0)] = 300.0
+
+
+class Config(Settings):
+    """A whole config file.
+
+    Attributes:
+        name: of the run; runs of one name share what they paid for. The file's name if not given.
+        store: file or SQLAlchemy address, relative to the config file.
+        learner: the learning model; the agent's own if not given.
+        judge: the model of a judging verifier; the learning model if not given.
+        verifier: `kind` and the settings of that kind.
+        prices: by model name, for prices that genai-prices does not know.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,47}$")] = "run"
+    store: str = "tokenprior.db"
+    tasks: TaskSettings
+    agent: AgentSettings
+    learner: str | None = None
+    judge: str | None = None
+    verifier: dict[str, Any]
+    learn: LearnConfig = LearnConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    budget: BudgetSettings = BudgetSettings()
+    endpoint: EndpointSettings = EndpointSettings()
+    prices: dict[str, PriceSettings] = {}
+
+    @field_validator("verifier", mode="before")
+    @classmethod
+    def _kind_alone(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+
+def load_config(path: str | Path) -> Config:
+    """Read a YAML config. Paths in it become relative to its folder.
+
+    Raises:
+        ConfigError: one line: the file, the key, what was got and expected, and the nearest right key.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        hint = " (tokenprior init writes one)" if isinstance(error, FileNotFoundError) else ""
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}{hint}") from error
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{at}: not YAML: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected keys such as `tasks:` and `agent:`, got {type(value).__name__}")
+    value.setdefault("name", path.stem[:48])
+    try:
+        config = Config.model_validate(value)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error, Config)}") from error
+    folder = path.parent
+    tasks = config.tasks.model_copy(
+        update={
+            "path": folder / config.tasks.path,
+            "held_out": config.tasks.held_out and folder / config.tasks.held_out,
+        }
+    )
+    store = config.store if "://" in config.store else str(folder / config.store)
+    return config.model_copy(update={"tasks": tasks, "store": store})
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first problem of a validation in one line, with the nearest right key for an unknown one."""
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if problem["type"] == "extra_forbidden":
+        known = _keys_at(model, problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f": did you mean {near[0]!r}?" if near else f"; known here: {', '.join(known)}"
+        return f"unknown key {where!r}{hint}{more}"
+    if problem["type"] == "missing":
+        return f"key {where!r} is missing{more}"
+    return f"key {where!r}: got {problem['input']!r:.80}; {problem['msg'][:1].lower()}{problem['msg'][1:]}{more}"
+
+
+def _keys_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    for part in path:
+        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
+        inner = [annotation, *get_args(annotation)]
+        models = [one for one in inner if isinstance(one, type) and issubclass(one, BaseModel)]
+        if not models:
+            return []
+        model = models[0]
+    return sorted(model.model_fields)

@@ -1,0 +1,160 @@
+"""Contrast: a group and the library become a semantic advantage, in the words of the learning model.
+
+Order of events: the attempts worth showing are chosen; unless the way is compact each is summarised, side by side;
+one call compares them, with the current library in view; its lessons are parsed and guarded.
+
+Departures from the paper: (1) the compact way shows short attempts as they are, one call in place of G + 1. (2) A
+group that failed altogether is contrasted with the reference answer or the verifier's words. (3) A lesson that gives
+away an answer or quotes a question is dropped.
+"""
+
+from __future__ import annotations
+
+from tokenprior.advantage import Advantage, LeakGuard, Lesson, parse_lessons
+from tokenprior.ask import ask
+from tokenprior.config import LearnConfig
+from tokenprior.experience import words
+from tokenprior.flow import all_of
+from tokenprior.group import Group
+from tokenprior.library import Library
+from tokenprior.models.base import CallFailed, CallKey, Model, Request
+from tokenprior.operation import Drop, shorten
+from tokenprior.prompts import contrast as contrast_prompt
+from tokenprior.prompts import shown
+from tokenprior.prompts import summary as summary_prompt
+from tokenprior.reward import Reward
+from tokenprior.rollout import Rollout, Usage
+
+
+def question_for(group: Group, config: LearnConfig) -> contrast_prompt.Question | None:
+    """Which question a group is worth, or `None` if it teaches nothing. The one place that decides it.
+
+    Without ground truth the rewards have no say: attempts that disagree are worth comparing. With it, an all-fail group
+    needs something to be compared with: a reference answer, or feedback.
+    """
+    if not config.ground_truth:
+        return "no_ground_truth" if group.distinct_outputs > 1 else None
+    kind = group.kind(success_at=config.success_at, threshold=config.contrast_threshold)
+    if kind == "unscored" or kind not in config.learn_from:
+        return None
+    if kind == "all_fail":
+        can_compare = bool(shown.reference(group.task)) or any(reward.feedback for _, reward in group.scored)
+        return "all_fail" if can_compare else None
+    return kind
+
+
+async def contrast(
+    group: Group,
+    library: Library,
+    *,
+    model: Model,
+    config: LearnConfig,
+    guard: LeakGuard,
+    step: int = 0,
+) -> Advantage | None:
+    """What a group teaches; `None` if `question_for` finds nothing to ask, and then no call is made.
+
+    A failed summary costs that attempt's place in the comparison, a failed comparison this group's lessons: both
+    are drops of the advantage.
+
+    Raises:
+        ModelError, BudgetReached: as `Model.answer` does.
+    """
+    question = question_for(group, config)
+    if question is None:
+        return None
+    pairs = _worth_showing(group, config)
+    drops: list[Drop] = []
+    usage = Usage()
+    summaries: list[str | None] = [None] * len(pairs)
+    if not _is_compact(pairs, config):
+        summaries, drops, usage = await _summarise(group, pairs, model, config, step)
+        pairs = [pair for pair, summary in zip(pairs, summaries, strict=True) if summary is not None]
+        summaries = [summary for summary in summaries if summary is not None]
+    rollouts = tuple(f"{rollout.task_id}#{rollout.index}" for rollout, _ in pairs)
+    kept_summaries = tuple(summary for summary in summaries if summary is not None)
+    if not pairs:
+        return Advantage(group=group.task.id, drops=tuple(drops), usage=usage)
+    request = Request(
+        key=CallKey(phase="contrast", step=step, task=group.task.id),
+        messages=contrast_prompt.messages(
+            group.task,
+            [(rollout, reward, summary) for (rollout, reward), summary in zip(pairs, summaries, strict=True)],
+            library,
+            question,
+            limit=config.attempt_chars,
+            lessons=config.lessons_per_group,
+            words=config.library.max_words,
+        ),
+        temperature=config.learning_temperature,
+        max_tokens=config.learning_max_tokens,
+        seed=config.seed,
+        schema=contrast_prompt.schema(config.lessons_per_group),
+        timeout_s=config.learning_timeout_s,
+    )
+    asked = await ask(model, request, lambda text: parse_lessons(text, limit=config.lessons_per_group))
+    lessons, unparsed = asked.value or ([], [])
+    kept, refused = guarded(lessons, guard, config.library.max_words)
+    return Advantage(
+        group=group.task.id,
+        rollouts=rollouts,
+        summaries=kept_summaries,
+        lessons=tuple(kept),
+        drops=(*drops, *asked.drops, *unparsed, *refused),
+        usage=usage + asked.usage,
+    )
+
+
+def guarded(lessons: list[Lesson], guard: LeakGuard, max_words: int) -> tuple[list[Lesson], list[Drop]]:
+    """The lessons that may be kept, and the others with the reason. A leak is not repeated in its drop."""
+    kept: list[Lesson] = []
+    drops: list[Drop] = []
+    for lesson in lessons:
+        count = len(words(lesson.text))
+        if problem := guard.problem(f"{lesson.name}. {lesson.text}"):
+            drops.append(Drop(what="(withheld)", reason=problem))
+        elif count > 2 * max_words:
+            # Up to twice the limit the update may still shorten it.
+            drops.append(Drop(what=shorten(lesson.text), reason=f"{count} words, at most {max_words} are allowed"))
+        else:
+            kept.append(lesson)
+    return kept, drops
+
+
+def _worth_showing(group: Group, config: LearnConfig) -> list[tuple[Rollout, Reward | None]]:
+    if config.ground_truth:
+        return list(group.scored)
+    return [(rollout, None) for rollout in group.rollouts if rollout.failure is None]
+
+
+def _is_compact(pairs: list[tuple[Rollout, Reward | None]], config: LearnConfig) -> bool:
+    if config.compact is not None:
+        return config.compact
+    return max(len(rollout.output) for rollout, _ in pairs) <= config.attempt_chars
+
+
+async def _summarise(
+    group: Group, pairs: list[tuple[Rollout, Reward | None]], model: Model, config: LearnConfig, step: int
+) -> tuple[list[str | None], list[Drop], Usage]:
+    async def one(rollout: Rollout, reward: Reward | None) -> tuple[str | None, Drop | None, Usage]:
+        request = Request(
+            key=CallKey(phase="summary", step=step, task=group.task.id, rollout=rollout.index),
+            messages=summary_prompt.messages(group.task, rollout, reward, limit=config.attempt_chars),
+            temperature=config.learning_temperature,
+            max_tokens=config.learning_max_tokens,
+            seed=config.seed,
+            timeout_s=config.learning_timeout_s,
+        )
+        try:
+            reply = await model.answer(request)
+        except CallFailed as failed:
+            return None, Drop(what=f"summary of attempt {rollout.index}", reason=f"{failed.kind}"), Usage()
+        if not reply.text.strip():
+            return None, Drop(what=f"summary of attempt {rollout.index}", reason="the reply is empty"), reply.usage
+        return reply.text.strip(), None, reply.usage
+
+    made = await all_of(one(rollout, reward) for rollout, reward in pairs)
+    usage = Usage()
+    for _, _, used in made:
+        usage += used
+    return [summary for summary, _, _ in made], [drop for _, drop, _ in made if drop], usage
