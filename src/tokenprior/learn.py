@@ -1,0 +1,176 @@
+"""Learn: the loop over steps. Streaming, resumable, within its budget.
+
+Order of events of a step: every task's group flows on its own from rollouts to rewards to its advantage while others
+are still rolling out; the one thing that waits for all is the library update. The step is then written in one
+transaction. A finished step is never done again: the same call with the same run goes on behind it.
+
+Determinism: groups are taken in the order of `Step.tasks` whatever the order of their ends, and everything random
+comes from the seed. So one seed and a deterministic model give one library, byte for byte, at any concurrency.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tokenprior.advantage import Advantage, LeakGuard
+from tokenprior.agents.base import Agent
+from tokenprior.attempt import attempt
+from tokenprior.config import LearnConfig
+from tokenprior.contrast import contrast
+from tokenprior.epoch import Step, plan_steps
+from tokenprior.errors import BudgetReached, ConfigError
+from tokenprior.flow import all_of
+from tokenprior.group import Group
+from tokenprior.library import Library
+from tokenprior.models.base import Model
+from tokenprior.prior import TokenPrior
+from tokenprior.progress import Tracker
+from tokenprior.revise import Revision, revise
+from tokenprior.store.record import RunStore
+from tokenprior.task import Task
+from tokenprior.verifiers.base import Verifier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnResult:
+    """What learning brought.
+
+    Attributes:
+        library: after the last finished step; what was imported, or empty, if none is finished.
+        steps: one report a finished step, see `docs/formats.md`.
+        stopped: why it ended before its last step, or `None`. The same call goes on.
+    """
+
+    library: Library
+    steps: tuple[dict[str, Any], ...]
+    stopped: str | None = None
+
+
+async def learn(
+    tasks: Sequence[Task],
+    *,
+    agent: Agent,
+    verifier: Verifier,
+    model: Model,
+    record: RunStore,
+    config: LearnConfig | None = None,
+    start: Library | None = None,
+    tracker: Tracker | None = None,
+) -> LearnResult:
+    """Learn an experience library.
+
+    Args:
+        tasks: to practise on. Held-out and gate tasks do not belong here.
+        agent: the frozen policy, at its learning temperature.
+        verifier: rewards attempts.
+        model: the learning model.
+        record: the run in the store; nothing that it holds is paid for again.
+        start: the library to begin with; empty by default.
+        tracker: is told of the progress.
+
+    Raises:
+        ConfigError: there is nothing to practise on.
+        ModelError: an endpoint refuses for good. What was done is kept.
+        StoreError: the store cannot be written.
+    """
+    config = (config or LearnConfig()).resolved()
+    if not tasks:
+        raise ConfigError("learn: no tasks to practise on")
+    tracker = tracker or Tracker(None, record.spent)
+    library = start or Library()
+    guard = LeakGuard(tasks)
+    steps = plan_steps(tasks, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
+    reports: list[dict[str, Any]] = []
+    for step in steps:
+        if (finished := await record.finished_step(step.index)) is not None:
+            library, report = finished
+            reports.append(report)
+            continue
+        tracker.change(step=step.index + 1, steps=len(steps), experiences=len(library))
+        try:
+            groups, advantages = await _groups(step, library, agent, verifier, model, record, config, guard, tracker)
+            tracker.change(phase="library update")
+            revision = await revise(
+                library, advantages, model=model, config=config, guard=guard, run=record.run, step=step.index
+            )
+        except BudgetReached as reached:
+            return LearnResult(library=library, steps=tuple(reports), stopped=str(reached))
+        report = step_report(step, groups, advantages, revision, config)
+        await record.save_step(step.index, step.epoch, revision.applied, report)
+        library = revision.applied.library
+        reports.append(report)
+        tracker.change(experiences=len(library))
+    return LearnResult(library=library, steps=tuple(reports))
+
+
+async def _groups(
+    step: Step,
+    library: Library,
+    agent: Agent,
+    verifier: Verifier,
+    model: Model,
+    record: RunStore,
+    config: LearnConfig,
+    guard: LeakGuard,
+    tracker: Tracker,
+) -> tuple[list[Group], list[Advantage]]:
+    prior = TokenPrior.of(library, budget_tokens=config.prior_tokens)
+    tracker.phase("rollouts", total=len(step.tasks) * config.group_size)
+
+    async def one(task: Task) -> tuple[Group, Advantage | None]:
+        group = await attempt(
+            task,
+            prior,
+            agent=agent,
+            verifier=verifier,
+            shelf=record,
+            group_size=config.group_size,
+            step=step.index,
+            on_rollout=tracker.rollout,
+        )
+        advantage = await contrast(group, library, model=model, config=config, guard=guard, step=step.index)
+        if advantage is not None:
+            await record.save_advantage(step.index, advantage)
+        lessons = len(advantage.lessons) if advantage else 0
+        tracker.change(groups=tracker.now.groups + 1, lessons=tracker.now.lessons + lessons)
+        return group, advantage
+
+    pairs = await all_of(one(task) for task in step.tasks)
+    return [group for group, _ in pairs], [advantage for _, advantage in pairs if advantage is not None]
+
+
+def step_report(
+    step: Step, groups: Sequence[Group], advantages: Sequence[Advantage], revision: Revision, config: LearnConfig
+) -> dict[str, Any]:
+    """The figures of a step as a JSON value. Failed and unscored attempts are counted apart from the mean."""
+    values = [value for group in groups for value in group.rewards_G]
+    kinds = Counter(g.kind(success_at=config.success_at, threshold=config.contrast_threshold) for g in groups)
+    failures = Counter(r.failure.kind for group in groups for r in group.rollouts if r.failure)
+    drops = Counter(_reason_class(drop.reason) for advantage in advantages for drop in advantage.drops)
+    drops.update(_reason_class(drop.reason) for drop in revision.drops)
+    applied = revision.applied
+    return {
+        "step": step.index,
+        "epoch": step.epoch,
+        "tasks": len(groups),
+        "rollouts": sum(len(group.rollouts) for group in groups),
+        "mean": sum(values) / len(values) if values else None,
+        "scored": len(values),
+        "unscored": sum(group.unscored for group in groups),
+        "failed": dict(sorted(failures.items())),
+        "groups": dict(sorted(kinds.items())),
+        "lessons": sum(len(advantage.lessons) for advantage in advantages),
+        "operations": dict(sorted(Counter(type(operation).__name__ for operation in applied.done).items())),
+        "refused": dict(sorted(Counter(_reason_class(refused.reason) for refused in applied.refused).items())),
+        "drops": dict(sorted(drops.items())),
+        "experiences": len(applied.library),
+        "library_version": applied.library.version,
+    }
+
+
+def _reason_class(reason: str) -> str:
+    """Reasons are counted by their kind: what stands behind a colon is the single case."""
+    return reason.split(":", 1)[0][:80]
