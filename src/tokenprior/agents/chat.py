@@ -44,7 +44,8 @@ class ChatAgent:
 
     @property
     def fingerprint(self) -> str:
-        settings = [self.instructions, self.template, self.temperature, self.max_tokens, self.timeout_s, self.seed]
+        # Not the timeout: patience changes no reply that came.
+        settings = [self.instructions, self.template, self.temperature, self.max_tokens, self.seed]
         return content_hash(["chat", self.model.name, *settings])
 
     async def attempt(self, task: Task, prior: TokenPrior, *, phase: Phase, step: int, index: int) -> Rollout:

@@ -42,7 +42,8 @@ _RULES = """Then write {limit}.
 - It must help with other tasks of this kind. Name no person, number, object or answer of this task.
 - Say what to do, not what to avoid, and nothing that the lessons above say already.
 - If there is nothing to learn, send an empty list.
-Reply with JSON only: {{"difference": "...", "lessons": [{{"name": "two to five words", "lesson": "When ..., ..."}}]}}"""
+Reply with JSON only:
+{{"difference": "...", "lessons": [{{"name": "two to five words", "lesson": "When ..., ..."}}]}}"""
 
 
 def messages(

@@ -1,0 +1,59 @@
+"""Forecast: what a run may take at most, before anything is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenprior.config import AgentSettings, Config, LearnConfig
+from tokenprior.library import estimate_tokens
+from tokenprior.models.prices import priced
+from tokenprior.rollout import Usage
+from tokenprior.task import Task
+
+PROMPT_WORDS = 600  # tokens of the fixed words of a learning prompt, rounded up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """Upper bounds, if no call has to be repeated. `cost_usd` is `None` where a price is not known."""
+
+    rollouts: int
+    learning_calls: int
+    usage: Usage
+
+
+def forecast(config: Config, tasks: Sequence[Task]) -> Forecast:
+    """What learning on these tasks takes at most: every group is contrasted, every reply is as long as allowed."""
+    learn = config.learn.resolved()
+    agent = config.agent
+    steps = learn.epochs * -(-len(tasks) // (learn.batch_size or max(1, len(tasks))))
+    groups = learn.epochs * len(tasks)
+    rollouts = groups * learn.group_size
+    summaries = rollouts if _summarises(agent, learn) else 0
+    shown = min(agent.max_tokens, learn.attempt_chars // 3)
+    library = learn.library.max_tokens
+    question = sum(estimate_tokens(task.question) for task in tasks) / max(1, len(tasks))
+    policy_in = rollouts * (
+        question + estimate_tokens(agent.instructions) + min(library, learn.prior_tokens or library)
+    )
+    lessons = groups * learn.lessons_per_group * 60
+    updates = max(steps, -(-groups * learn.lessons_per_group // (learn.lessons_per_update or 10**9)))
+    learner_in = (
+        summaries * (PROMPT_WORDS + question + agent.max_tokens)
+        + groups * (PROMPT_WORDS + question + library + learn.group_size * shown)
+        + updates * (PROMPT_WORDS + library)
+        + lessons
+    )
+    calls = summaries + groups + updates
+    policy = Usage(calls=rollouts, input_tokens=int(policy_in), output_tokens=rollouts * agent.max_tokens)
+    learner = Usage(
+        calls=calls, input_tokens=int(learner_in), output_tokens=calls * min(1_000, learn.learning_max_tokens)
+    )
+    prices = {name: settings.price for name, settings in config.prices.items()}
+    usage = priced(policy, agent.model, prices) + priced(learner, config.learner or agent.model, prices)
+    return Forecast(rollouts=rollouts, learning_calls=calls, usage=usage)
+
+
+def _summarises(agent: AgentSettings, learn: LearnConfig) -> bool:
+    return learn.compact is False or (learn.compact is None and agent.max_tokens * 4 > learn.attempt_chars)

@@ -1,0 +1,141 @@
+"""Connect: from a model's name in the config to a model that is limited, retried, budgeted and recorded.
+
+From the outside in: `ReplayedModel` (the ledger answers what it can), `RetriedModel` (one limit per endpoint),
+`MeteredModel` (budget and ledger see every try), and the endpoint itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from tokenprior.models.base import CallFailed, Ledger, Model, Reply, Request
+from tokenprior.models.budget import Budget
+from tokenprior.models.prices import Price
+from tokenprior.models.recorded import MeteredModel, ReplayedModel
+from tokenprior.models.retried import Limit, RetriedModel, RetryPolicy
+
+if TYPE_CHECKING:
+    from tokenprior.config import EndpointSettings
+    from tokenprior.models.embedded import EmbeddedServer
+
+DEFAULT_CONCURRENCY = 32
+
+
+def is_embedded(name: str) -> bool:
+    """Whether a name means a model that we serve ourselves: `embedded`, `embedded-small`, `embedded:NAME`."""
+    return name in ("embedded", "embedded-small") or name.startswith("embedded:")
+
+
+class EmbeddedChild:
+    """The embedded model as a model: its server is started at the first call, and again if it has died."""
+
+    def __init__(self, name: str, server: EmbeddedServer) -> None:
+        self._name, self._server = name, server
+        self._address = ""
+        self._inner: Model | None = None
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def answer(self, request: Request) -> Reply:
+        """See `Model.answer`."""
+        from tokenprior.models.provider import ProviderModel
+
+        address = await self._server.ensure()
+        if self._inner is None or address != self._address:
+            self._address = address
+            self._inner = ProviderModel(f"{address}#embedded", json_schema=True)
+        try:
+            return await self._inner.answer(request)
+        except CallFailed as failed:
+            if failed.kind == "connection":
+                raise CallFailed("connection", "the embedded model's server went away", retryable=True) from failed
+            raise
+
+
+class Connections:
+    """Opens models by name, each endpoint once. Use as an async context manager; leaving it closes all."""
+
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        *,
+        ledger: Ledger,
+        budget: Budget,
+        prices: Mapping[str, Price],
+        policy: RetryPolicy,
+        on_pull: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        self._settings, self._ledger, self._budget = settings, ledger, budget
+        self._prices, self._policy, self._on_pull = prices, policy, on_pull
+        self._limits: dict[str, Limit] = {}
+        self._open: dict[str, Model] = {}
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Connections:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def model(self, name: str) -> Model:
+        """The model of this name.
+
+        Raises:
+            ConfigError: no such model, or no key for it.
+            EmbeddedModelError: the embedded model cannot be had.
+        """
+        if name not in self._open:
+            self._open[name] = self.wrap(await self._endpoint(name))
+        return self._open[name]
+
+    def wrap(self, endpoint: Model) -> Model:
+        """A bare endpoint behind limit, retries, budget and ledger."""
+        metered = MeteredModel(endpoint, self._ledger, self._budget, self._prices)
+        limited = RetriedModel(metered, self._limit(endpoint.name), self._policy)
+        return ReplayedModel(limited, self._ledger)
+
+    def _limit(self, name: str) -> Limit:
+        """One limit an endpoint: an address, a provider, or the embedded server, whatever models it serves."""
+        endpoint = name.split("#", 1)[0] if "://" in name else name.split(":", 1)[0]
+        slots = self._settings.slots if is_embedded(name) else DEFAULT_CONCURRENCY
+        concurrency = self._settings.concurrency or slots
+        return self._limits.setdefault(endpoint, Limit(concurrency))
+
+    async def _endpoint(self, name: str) -> Model:
+        if is_embedded(name):
+            return await self._embedded(name)
+        from tokenprior.models.provider import ProviderModel
+
+        schema = self._settings.json_schema
+        schema = name.startswith("openai") if schema is None else schema
+        model = ProviderModel(name, key_variable=self._settings.key_variable, json_schema=schema)
+        self._stack.push_async_callback(model.aclose)
+        return model
+
+    async def _embedded(self, name: str) -> Model:
+        import asyncio
+
+        from tokenprior.models.catalog import find
+        from tokenprior.models.embedded import EmbeddedServer
+        from tokenprior.models.pull import PullProgress, pull
+
+        wanted = find(name.removeprefix("embedded:"))
+
+        def told(progress: PullProgress) -> None:
+            if self._on_pull:
+                self._on_pull(progress.what, progress.done_bytes, progress.total_bytes)
+
+        path = await asyncio.to_thread(pull, wanted, on_progress=told)
+        server = EmbeddedServer(
+            path,
+            slots=self._settings.slots,
+            context_per_slot=self._settings.context,
+            threads=self._settings.threads,
+        )
+        await self._stack.enter_async_context(server)
+        # The name says which weights answered, not how the user spelled it: the ledger goes by it.
+        return EmbeddedChild(f"embedded:{wanted.name}", server)

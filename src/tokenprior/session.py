@@ -1,0 +1,227 @@
+"""Session: a config made live. It opens the store, the run, the models, the agent and the verifier, and closes them.
+
+This is what the command line and most programs use; whoever has an agent or a model of their own calls the verbs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tokenprior.agents.chat import ChatAgent
+from tokenprior.config import Config
+from tokenprior.errors import BudgetReached, ConfigError
+from tokenprior.evaluate import Comparison
+from tokenprior.evaluate import compare as compare_arms
+from tokenprior.learn import LearnResult
+from tokenprior.learn import learn as learn_library
+from tokenprior.library import Library
+from tokenprior.models.budget import Budget
+from tokenprior.models.connect import Connections
+from tokenprior.progress import OnProgress, Tracker
+from tokenprior.store import RunStore, Store, open_store
+from tokenprior.task import Split, TaskSet, content_hash, load_tasks
+from tokenprior.verifiers import make_verifier
+from tokenprior.verifiers.base import Verifier
+
+OnPull = Callable[[str, int, int], None]
+
+BASELINE = "no prior"
+
+
+def read_tasks(config: Config) -> Split:
+    """The tasks of a config, parted.
+
+    Raises:
+        DataError, ConfigError: a file cannot be read, or has too few rows for the split.
+    """
+    settings = config.tasks
+    tasks = load_tasks(settings.path, fields={str(k): v for k, v in settings.fields.items()})
+    if settings.split:
+        split = tasks.split(**settings.split.model_dump())
+    else:
+        split = Split(practice=tasks, gate=TaskSet(()), held_out=TaskSet(()))
+    if settings.held_out:
+        held_out = load_tasks(settings.held_out, fields={str(k): v for k, v in settings.fields.items()})
+        shared = {task.text_key for task in held_out} & {task.text_key for task in split.practice}
+        if shared:
+            raise ConfigError(
+                f"{settings.held_out}: {len(shared)} of its questions are practice tasks too: take them out"
+            )
+        split = Split(practice=split.practice, gate=split.gate, held_out=held_out)
+    return split
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A live config.
+
+    Attributes:
+        split: practice, gate and held-out tasks.
+        learning_run: the id under which this config learns: its name and a hash of all that can change the outcome.
+    """
+
+    config: Config
+    split: Split
+    store: Store
+    on_progress: OnProgress | None
+    on_pull: OnPull | None
+
+    @property
+    def learning_run(self) -> str:
+        return self._run("learn", {})
+
+    def _run(self, kind: str, extra: Mapping[str, Any]) -> str:
+        config = self.config
+        verifier = self._judge_free_verifier()
+        described: dict[str, Any] = {
+            "kind": kind,
+            "agent": config.agent.model_dump(mode="json", exclude={"timeout_s"}),
+            "verifier": verifier.fingerprint
+            if verifier
+            else config.verifier | {"judge": config.judge or config.learner},
+            **extra,
+        }
+        if kind == "learn":
+            described |= {
+                "tasks": self.split.practice.fingerprint,
+                "learner": config.learner or config.agent.model,
+                "learn": config.learn.resolved().model_dump(mode="json", exclude={"learning_timeout_s"}),
+            }
+        else:
+            described |= {
+                "tasks": self.split.held_out.fingerprint,
+                "evaluate": config.evaluate.model_dump(mode="json"),
+            }
+        return f"{config.name}-{'' if kind == 'learn' else kind + '-'}{content_hash(described)[:8]}"
+
+    def _judge_free_verifier(self) -> Verifier | None:
+        """The verifier, unless it needs a model, which is connected only within a run."""
+        return None if self.config.verifier.get("kind") == "judge" else make_verifier(self.config.verifier)
+
+    async def learn(self, *, start: Library | None = None) -> LearnResult:
+        """Learn from the practice tasks, or go on with it. See `learn.learn`."""
+        config = self.config.learn.resolved()
+        run = self._run("learn", {"start": start.version} if start else {})
+        async with self._open(run, "learn") as live:
+            result = await learn_library(
+                self.split.practice,
+                agent=live.agent(self.config, config.temperature, config.seed),
+                verifier=live.verifier,
+                model=live.learner,
+                record=live.record,
+                config=config,
+                start=start,
+                tracker=live.tracker,
+            )
+            live.stopped = result.stopped
+            return result
+
+    async def compare(self, arms: Mapping[str, Library]) -> Comparison:
+        """Compare libraries on the held-out tasks, or go on with it; "no prior" is always the first arm."""
+        if not self.split.held_out:
+            raise ConfigError("no held-out tasks: give tasks.split or tasks.held_out in the config")
+        if BASELINE in arms:
+            raise ConfigError(f"an arm may not be called {BASELINE!r}: that one is always there")
+        config = self.config.evaluate
+        every = {BASELINE: Library(), **arms}
+        run = self._run("compare", {"arms": {arm: library.version for arm, library in every.items()}})
+        async with self._open(run, "compare") as live:
+            return await compare_arms(
+                self.split.held_out,
+                every,
+                agent=live.agent(self.config, config.temperature, config.seed),
+                verifier=live.verifier,
+                record=live.record,
+                config=config.model_copy(update={"prior_tokens": self.config.learn.prior_tokens}),
+                tracker=live.tracker,
+            )
+
+    @asynccontextmanager
+    async def _open(self, run: str, kind: str) -> AsyncIterator[_Live]:
+        config = self.config
+        record = self.store.open_run(run, name=config.name, kind=kind, config=config.model_dump(mode="json"))
+        live: _Live | None = None
+        state, detail = "failed", "ended by an unexpected error"
+        try:
+            budget = Budget(config.budget.limits, spent=record.spent())
+            connections = Connections(
+                config.endpoint,
+                ledger=record,
+                budget=budget,
+                prices={name: settings.price for name, settings in config.prices.items()},
+                policy=config.endpoint.policy,
+                on_pull=self.on_pull,
+            )
+            async with connections:
+                live = _Live(record, Tracker(self.on_progress, lambda: budget.spent))
+                await live.connect(config, connections)
+                try:
+                    yield live
+                finally:
+                    await live.aclose()
+            state, detail = ("stopped", live.stopped) if live.stopped else ("done", "")
+        except BudgetReached as reached:
+            state, detail = "stopped", str(reached)
+            raise
+        except Exception as error:
+            state, detail = "failed", str(error)
+            raise
+        except BaseException:
+            state, detail = "stopped", "interrupted"
+            raise
+        finally:
+            record.close(state, detail)
+
+
+class _Live:
+    """What is open while a verb runs."""
+
+    learner: Any
+    verifier: Verifier
+
+    def __init__(self, record: RunStore, tracker: Tracker) -> None:
+        self.record, self.tracker = record, tracker
+        self.stopped: str | None = None
+
+    async def connect(self, config: Config, connections: Connections) -> None:
+        self._policy = await connections.model(config.agent.model)
+        self.learner = await connections.model(config.learner or config.agent.model)
+        judge = None
+        if config.verifier.get("kind") == "judge":
+            judge = await connections.model(config.judge or config.learner or config.agent.model)
+        self.verifier = make_verifier(config.verifier, model=judge)
+
+    def agent(self, config: Config, temperature: float, seed: int) -> ChatAgent:
+        settings = config.agent
+        return ChatAgent(
+            model=self._policy,
+            instructions=settings.instructions,
+            template=settings.template,
+            temperature=temperature,
+            max_tokens=settings.max_tokens,
+            timeout_s=settings.timeout_s,
+            seed=seed,
+        )
+
+    async def aclose(self) -> None:
+        close = getattr(self.verifier, "aclose", None)
+        if close is not None:
+            await close()
+
+
+@asynccontextmanager
+async def session(
+    config: Config, *, on_progress: OnProgress | None = None, on_pull: OnPull | None = None
+) -> AsyncIterator[Session]:
+    """Open a config.
+
+    Raises:
+        DataError, ConfigError: the tasks or a setting are wrong.
+        StoreError: the store cannot be opened.
+    """
+    split = read_tasks(config)
+    with open_store(config.store) as store:
+        yield Session(config=config, split=split, store=store, on_progress=on_progress, on_pull=on_pull)
