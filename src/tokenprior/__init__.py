@@ -1,0 +1,106 @@
+"""tokenprior: make a frozen LLM agent better without touching its weights.
+
+The names below are loaded when they are first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenprior.agents.base import Agent
+    from tokenprior.agents.chat import ChatAgent
+    from tokenprior.config import Config, EvaluateConfig, LearnConfig, load_config
+    from tokenprior.errors import TokenpriorError
+    from tokenprior.evaluate import Comparison, compare, evaluate
+    from tokenprior.experience import Experience
+    from tokenprior.exports import export, import_library
+    from tokenprior.learn import LearnResult, learn
+    from tokenprior.library import Library
+    from tokenprior.models.base import Model
+    from tokenprior.models.scripted import ScriptedModel
+    from tokenprior.prior import TokenPrior
+    from tokenprior.reward import Reward
+    from tokenprior.rollout import Rollout
+    from tokenprior.session import Session, session
+    from tokenprior.store import open_store
+    from tokenprior.task import Task, TaskSet, load_tasks
+    from tokenprior.verifiers import make_verifier
+    from tokenprior.verifiers.base import Verifier
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Agent": "agents.base",
+    "ChatAgent": "agents.chat",
+    "Comparison": "evaluate",
+    "Config": "config",
+    "EvaluateConfig": "config",
+    "Experience": "experience",
+    "LearnConfig": "config",
+    "LearnResult": "learn",
+    "Library": "library",
+    "Model": "models.base",
+    "Reward": "reward",
+    "Rollout": "rollout",
+    "ScriptedModel": "models.scripted",
+    "Session": "session",
+    "Task": "task",
+    "TaskSet": "task",
+    "TokenPrior": "prior",
+    "TokenpriorError": "errors",
+    "Verifier": "verifiers.base",
+    "compare": "evaluate",
+    "evaluate": "evaluate",
+    "export": "exports",
+    "import_library": "exports",
+    "learn": "learn",
+    "load_config": "config",
+    "load_tasks": "task",
+    "make_verifier": "verifiers",
+    "open_store": "store",
+    "session": "session",
+}
+
+__all__ = [
+    "Agent",
+    "ChatAgent",
+    "Comparison",
+    "Config",
+    "EvaluateConfig",
+    "Experience",
+    "LearnConfig",
+    "LearnResult",
+    "Library",
+    "Model",
+    "Reward",
+    "Rollout",
+    "ScriptedModel",
+    "Session",
+    "Task",
+    "TaskSet",
+    "TokenPrior",
+    "TokenpriorError",
+    "Verifier",
+    "compare",
+    "evaluate",
+    "export",
+    "import_library",
+    "learn",
+    "load_config",
+    "load_tasks",
+    "make_verifier",
+    "open_store",
+    "session",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'tokenprior' has no attribute {name!r}")
+    # A module and a function may share a name (`tokenprior.learn`): the function is what the package offers, and
+    # importing the module has just put itself in that place.
+    value = getattr(import_module(f"tokenprior.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

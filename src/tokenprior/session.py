@@ -71,7 +71,11 @@ class Session:
 
     @property
     def learning_run(self) -> str:
-        return self._run("learn", {})
+        return self.run_of(None)
+
+    def run_of(self, start: Library | None) -> str:
+        """The id of a learning run of this config that begins with a library."""
+        return self._run("learn", {"start": start.version} if start else {})
 
     def _run(self, kind: str, extra: Mapping[str, Any]) -> str:
         config = self.config
@@ -104,8 +108,7 @@ class Session:
     async def learn(self, *, start: Library | None = None) -> LearnResult:
         """Learn from the practice tasks, or go on with it. See `learn.learn`."""
         config = self.config.learn.resolved()
-        run = self._run("learn", {"start": start.version} if start else {})
-        async with self._open(run, "learn") as live:
+        async with self._open(self.run_of(start), "learn") as live:
             result = await learn_library(
                 self.split.practice,
                 agent=live.agent(self.config, config.temperature, config.seed),

@@ -1,0 +1,58 @@
+"""The command line: one file a command, each a few lines around one function of the library."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from tokenprior.cli import doctor, evaluate, exporting, init, learn, models, show
+from tokenprior.errors import TokenpriorError
+
+app = typer.Typer(
+    help="Make a frozen LLM agent better without touching its weights: Training-Free GRPO, with proof.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("init")(init.init)
+app.command("learn")(learn.learn)
+app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(evaluate.compare)
+app.command("runs")(show.runs)
+app.command("show")(show.show)
+app.command("diff")(show.diff)
+app.command("export")(exporting.export)
+app.command("import")(exporting.import_)
+app.command("doctor")(doctor.doctor)
+app.add_typer(models.app, name="models")
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Show the version and exit.")) -> None:
+    if version:
+        from tokenprior import __version__
+
+        print(f"tokenprior {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line. A user's mistake ends in one line and a non-zero exit code, never in a traceback."""
+    try:
+        app()
+    except TokenpriorError as error:
+        from tokenprior.redact import redact
+
+        sys.stdout.flush()
+        print(f"tokenprior: {redact(str(error))}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("tokenprior: stopped; nothing is lost, the same command goes on", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has gone, as `head` does; the interpreter must not try to flush to it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

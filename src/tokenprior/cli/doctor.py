@@ -1,0 +1,81 @@
+"""tokenprior doctor"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def doctor(
+    config: Annotated[
+        Path | None, typer.Argument(help="A YAML config, to check its tasks, verifier and models.")
+    ] = None,
+) -> None:
+    """Say what is installed, what is missing, and whether a config's data and endpoints answer."""
+    import importlib.util
+    import platform
+    import sys
+
+    from tokenprior import __version__
+    from tokenprior.models.catalog import CATALOG
+    from tokenprior.models.pull import find_here
+
+    print(f"tokenprior {__version__}, Python {platform.python_version()}, {sys.platform}")
+    for package, extra, what in (("xllamacpp", "local", "embedded model"), ("math_verify", "math", "math verifier")):
+        found = importlib.util.find_spec(package) is not None
+        print(f"{what}: {'installed' if found else f'missing, pip install tokenprior[{extra}]'}")
+    for model in CATALOG.values():
+        print(f"embedded:{model.name}: {find_here(model) or 'not fetched (tokenprior models pull)'}")
+    print("code sandbox: none; tokenprior runs no code that a model wrote")
+    if config is not None:
+        _check(config)
+
+
+def _check(path: Path) -> None:
+    import asyncio
+
+    from tokenprior.config import load_config
+    from tokenprior.errors import TokenpriorError
+    from tokenprior.models.base import CallFailed
+    from tokenprior.session import read_tasks
+    from tokenprior.verifiers import make_verifier
+
+    config = load_config(path)
+    split = read_tasks(config)
+    print(f"tasks: {len(split.practice)} practice, {len(split.gate)} gate, {len(split.held_out)} held out")
+    if config.verifier.get("kind") != "judge":
+        make_verifier(config.verifier)
+        print(f"verifier: {config.verifier['kind']}")
+    failed = False
+    for name in dict.fromkeys(filter(None, (config.agent.model, config.learner, config.judge))):
+        try:
+            print(f"model {name}: {asyncio.run(_ask(name, config))}")
+        except (CallFailed, TokenpriorError) as error:
+            failed = True
+            print(f"model {name}: {error}")
+    if failed:
+        raise typer.Exit(1)
+
+
+async def _ask(name: str, config: object) -> str:
+    """One tiny call, so that a wrong address or key shows before a run does."""
+    from tokenprior.config import Config
+    from tokenprior.models.base import CallKey, Request
+    from tokenprior.models.connect import is_embedded
+    from tokenprior.models.provider import ProviderModel
+    from tokenprior.rollout import Message
+
+    assert isinstance(config, Config)
+    if is_embedded(name):
+        return "served by tokenprior itself"
+    model = ProviderModel(name, key_variable=config.endpoint.key_variable)
+    question = (Message(role="user", content="Say ok."),)
+    try:
+        reply = await model.answer(
+            Request(key=CallKey(phase="rollout"), messages=question, max_tokens=16, timeout_s=30.0)
+        )
+    finally:
+        await model.aclose()
+    return f"answers in {reply.latency_s:.1f} s"

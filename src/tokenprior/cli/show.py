@@ -1,0 +1,142 @@
+"""tokenprior runs, tokenprior show, tokenprior diff"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+StoreOption = Annotated[str, typer.Option("--store", help="The store: a file or a SQLAlchemy address.")]
+DEFAULT_STORE = "tokenprior.db"
+
+
+def existing(store: str) -> str:
+    """A store that is there: looking must not make an empty one."""
+    from tokenprior.errors import NotFound
+
+    if "://" not in store and not Path(store).is_file():
+        raise NotFound(f"{store}: no such store; name yours with --store FILE")
+    return store
+
+
+def runs(store: StoreOption = DEFAULT_STORE) -> None:
+    """List the runs of a store, the newest first."""
+    from datetime import datetime
+
+    from tokenprior.store import open_store
+
+    with open_store(existing(store)) as opened:
+        for run in opened.runs():
+            began = datetime.fromtimestamp(run.created_at).strftime("%Y-%m-%d %H:%M")
+            print(f"{run.id:<40} {run.kind:<8} {run.state:<8} {began}  {run.detail[:100]}".rstrip())
+
+
+def show(
+    run: Annotated[str, typer.Argument(help="A run: its id, the beginning of it, or its name (the newest).")],
+    what: Annotated[
+        str, typer.Argument(help="library, operations, groups, or TASK#INDEX for one rollout.")
+    ] = "library",
+    step: Annotated[int | None, typer.Option(help="Only this step, from 0; the last one by default.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Show what a run learned and why: its library, operations with reasons, groups, or one rollout."""
+    from tokenprior.errors import NotFound
+    from tokenprior.store import open_store
+
+    with open_store(existing(store)) as opened:
+        record = opened.find_run(run)
+        if what == "library":
+            for experience in opened.library(record.id, step):
+                origin = experience.provenance
+                print(f"[{experience.id}] {experience.line}")
+                print(f"      step {origin.step}, {origin.operation}: {origin.reason or 'no reason given'}")
+                print(f"      groups: {', '.join(origin.groups) or 'none'}")
+            return
+        wanted = {"operations": _operations, "groups": _groups}.get(what)
+        lines = wanted(opened, record.id, step) if wanted else _rollout(opened, record.id, what, step)
+        if not lines:
+            raise NotFound(f"run {record.id} has no {what!r}: choose library, operations, groups or TASK#INDEX")
+        print("\n".join(lines))
+
+
+def _at(rows: list[dict[str, Any]], step: int | None) -> list[dict[str, Any]]:
+    return rows if step is None else [row for row in rows if row["step"] == step]
+
+
+def _operations(store: Any, run: str, step: int | None) -> list[str]:
+    from tokenprior.operation import shorten
+
+    lines = []
+    for row in _at(store.rows("operations", run), step):
+        operation = row["operation"]
+        target = operation.get("id") or "+".join(operation.get("ids", []))
+        words = shorten(operation.get("text", ""), 200)
+        lines.append(
+            f"step {row['step']}  {row['outcome']:<7} {operation['op']:<6} {target} {words}  ({row['reason']})"
+        )
+    return lines
+
+
+def _groups(store: Any, run: str, step: int | None) -> list[str]:
+    advantages = {(row["step"], row["task"]): row["advantage"] for row in store.rows("advantages", run)}
+    rewards: dict[tuple[int, str], list[str]] = {}
+    for row in _at([row for row in store.rows("rollouts", run) if row["phase"] == "rollout"], step):
+        value = (row["reward"] or {}).get("value")
+        failed = row["rollout"]["failure"]
+        mark = "failed" if failed else "unscored" if value is None else f"{value:g}"
+        rewards.setdefault((row["step"], row["task"]), []).append(mark)
+    lines = []
+    for (at, task), marks in sorted(rewards.items()):
+        lines.append(f"step {at}  {task}  rewards {' '.join(marks)}")
+        advantage = advantages.get((at, task))
+        if advantage:
+            lines += [f"    lesson: {name}: {text}" for name, text in advantage["lessons"]]
+            lines += [f"    dropped: {reason}: {what}" for what, reason in advantage["drops"]]
+    return lines
+
+
+def _rollout(store: Any, run: str, what: str, step: int | None) -> list[str]:
+    task, _, index = what.rpartition("#")
+    lines: list[str] = []
+    for row in _at([row for row in store.rows("rollouts", run) if row["task"] == task], step):
+        if str(row["attempt"]) != index:
+            continue
+        lines.append(f"== {row['phase']} step {row['step']}, {task}#{index}")
+        lines += [f"-- {role}\n{content}" for role, content in row["rollout"]["messages"]]
+        if row["rollout"]["failure"]:
+            lines.append(f"-- failed: {': '.join(row['rollout']['failure'])}")
+        reward = row["reward"] or {}
+        lines.append(f"-- reward {reward.get('value')}  {reward.get('reason', '')} {reward.get('feedback', '')}")
+    return lines
+
+
+def diff(
+    before: Annotated[str, typer.Argument(help="A run, a run with a step (RUN:0), or a library file.")],
+    after: Annotated[str, typer.Argument(help="The same.")],
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Show what changed between two libraries, entry by entry."""
+    first, second = _library(before, store), _library(after, store)
+    if first.version == second.version:
+        print("the same library")
+    for identity in dict.fromkeys([*(e.id for e in first), *(e.id for e in second)]):
+        old = first[identity].line if identity in first else None
+        new = second[identity].line if identity in second else None
+        if old != new:
+            print(f"[{identity}]")
+            if old is not None:
+                print(f"  - {old}")
+            if new is not None:
+                print(f"  + {new}")
+
+
+def _library(what: str, store: str) -> Any:
+    from tokenprior.exports import import_library
+    from tokenprior.store import open_store
+
+    if Path(what).is_file():
+        return import_library(what)
+    run, _, step = what.partition(":")
+    with open_store(existing(store)) as opened:
+        return opened.library(opened.find_run(run).id, int(step) if step.isdigit() else None)
