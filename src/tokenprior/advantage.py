@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokenprior.experience import words
-from tokenprior.operation import Drop, as_items, shorten
-from tokenprior.reply import parse_json
+from tokenprior.operation import Drop, shorten
+from tokenprior.reply import CUT, Malformed, parse_items
 from tokenprior.rollout import Usage
 from tokenprior.task import Task
 
@@ -21,13 +21,18 @@ class Lesson:
     name: str
     text: str
 
+    @property
+    def line(self) -> str:
+        """Name and text in one line."""
+        return f"{self.name}: {self.text}" if self.name else self.text
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advantage:
-    """The semantic advantage of one group.
+    """The semantic advantage of one group, or of several that were contrasted together.
 
     Attributes:
-        group: the task's id.
+        groups: the task's id; several of them for a joint contrast.
         rollouts: the attempts that were shown, each `task_id#index`.
         summaries: one for each of them; empty in the compact way, where an attempt is its own summary.
         lessons: what the group taught; may be none.
@@ -35,7 +40,7 @@ class Advantage:
         usage: what the learning model's calls for this group took.
     """
 
-    group: str
+    groups: tuple[str, ...]
     rollouts: tuple[str, ...] = ()
     summaries: tuple[str, ...] = ()
     lessons: tuple[Lesson, ...] = ()
@@ -43,14 +48,16 @@ class Advantage:
     usage: Usage = field(default_factory=Usage)
 
 
+_TEXTS = ("lesson", "text", "experience", "content")  # keys under which models write a lesson
+
+
 def parse_lessons(reply: str, *, limit: int) -> tuple[list[Lesson], list[Drop]]:
     """Read the lessons of a contrast reply. At most `limit` are kept; every part that is not is named.
 
     Raises:
-        Malformed: if the reply holds no list of objects, so that it is worth asking again.
+        Malformed: if the reply holds no list of objects, or none that is a lesson, so that it is worth asking again.
     """
-    marks = ("lesson", "text", "experience", "content")
-    items = as_items(parse_json(reply), ("lessons", "experiences"), marks=marks)
+    items = parse_items(reply, wrappers=("lessons", "experiences"), marks=_TEXTS)
     lessons: list[Lesson] = []
     drops: list[Drop] = []
     for item in items:
@@ -61,6 +68,8 @@ def parse_lessons(reply: str, *, limit: int) -> tuple[list[Lesson], list[Drop]]:
             drops.append(Drop(what=shorten(made.text), reason=f"more than the {limit} lessons that were asked for"))
         else:
             lessons.append(made)
+    if items and not lessons:
+        raise Malformed(f"none of the {len(items)} lessons can be used: {drops[0].reason}")
     return lessons, drops
 
 
@@ -69,13 +78,15 @@ def _lesson(item: Any) -> Lesson | Drop:
         item = {"text": item}
     if not isinstance(item, Mapping):
         return Drop(what=shorten(item), reason="not an object")
+    if CUT in item:
+        return Drop(what=shorten(item[CUT]), reason="the reply was cut off in the middle of it")
     fields = {str(key).casefold().strip(): value for key, value in item.items()}
-    texts = [fields.get(key) for key in ("lesson", "text", "experience", "content")]
+    texts = [fields.get(key) for key in _TEXTS]
     text = next((" ".join(value.split()) for value in texts if isinstance(value, str) and value.strip()), "")
     if not text:
         return Drop(what=shorten(item), reason="a lesson without a text")
     name = fields.get("name", fields.get("title", ""))
-    return Lesson(name=" ".join(name.split()) if isinstance(name, str) else "", text=text)
+    return Lesson(name=short_name(" ".join(name.split())) if isinstance(name, str) else "", text=text)
 
 
 class LeakGuard:

@@ -7,6 +7,7 @@ settings. The same models read the YAML of the command line, see `load_config`.
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -60,6 +61,9 @@ class LearnConfig(Settings):
             `None` is compact for a group whose longest attempt is within `attempt_chars`.
         attempt_chars: the most characters shown of one attempt; what is cut is said.
         lessons_per_group: the most lessons of one contrast.
+        groups_per_contrast: 1 contrasts each group on its own, as in the paper. More puts that many groups of a batch
+            before the learning model at once and asks for the one rule behind them: what a small one needs.
+        alike: bundle groups of equal reference answers, as for a taxonomy; only with `groups_per_contrast` above 1.
         lessons_per_update: the most lessons put into one update call; `None` puts the whole batch into one.
         learning_temperature: of the learning model.
         learning_max_tokens: the most one learning reply may take.
@@ -81,6 +85,8 @@ class LearnConfig(Settings):
     compact: bool | None = None
     attempt_chars: Annotated[int, Field(ge=100)] = 2_000
     lessons_per_group: Annotated[int, Field(ge=1, le=10)] = 2
+    groups_per_contrast: Count = 1
+    alike: bool = False
     lessons_per_update: Count | None = None
     learning_temperature: Temperature = 0.3
     learning_max_tokens: Count = 4_096
@@ -256,10 +262,14 @@ def load_config(path: str | Path) -> Config:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         at = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{at}: not YAML: {getattr(error, 'problem', None) or error}") from error
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ConfigError(f"{path}{at}: not YAML: {problem}") from error
+    except (ValueError, RecursionError) as error:  # a date that does not exist, a list nested without end
+        raise ConfigError(f"{path}: not YAML: {error}") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected keys such as `tasks:` and `agent:`, got {type(value).__name__}")
-    value.setdefault("name", path.stem[:48])
+    # A file may be called what a run may not.
+    value.setdefault("name", re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).strip("-_.")[:48] or "run")
     try:
         config = Config.model_validate(value)
     except ValidationError as error:

@@ -5,10 +5,12 @@ one call compares them, with the current library in view; its lessons are parsed
 
 Departures from the paper: (1) the compact way shows short attempts as they are, one call in place of G + 1. (2) A
 group that failed altogether is contrasted with the reference answer or the verifier's words. (3) A lesson that gives
-away an answer or quotes a question is dropped.
+away an answer or quotes a question is dropped. (4) Several groups of a batch may be contrasted together, for one rule.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from tokenprior.advantage import Advantage, LeakGuard, Lesson, parse_lessons
 from tokenprior.ask import ask
@@ -20,10 +22,12 @@ from tokenprior.library import Library
 from tokenprior.models.base import CallFailed, CallKey, Model, Request
 from tokenprior.operation import Drop, shorten
 from tokenprior.prompts import contrast as contrast_prompt
+from tokenprior.prompts import joint as joint_prompt
 from tokenprior.prompts import shown
 from tokenprior.prompts import summary as summary_prompt
 from tokenprior.reward import Reward
 from tokenprior.rollout import Rollout, Usage
+from tokenprior.task import Task
 
 
 def question_for(group: Group, config: LearnConfig) -> contrast_prompt.Question | None:
@@ -43,8 +47,20 @@ def question_for(group: Group, config: LearnConfig) -> contrast_prompt.Question 
     return kind
 
 
+def bundles(tasks: Sequence[Task], config: LearnConfig) -> list[tuple[Task, ...]]:
+    """Which tasks of a step have their groups contrasted together: each alone, or so many in the order of the step.
+
+    Without ground truth nothing is known that several tasks could share, so each stays alone.
+    """
+    size = config.groups_per_contrast if config.ground_truth else 1
+    kinds: dict[str, list[Task]] = {}
+    for task in tasks:
+        kinds.setdefault(shown.reference(task) if config.alike else "", []).append(task)
+    return [tuple(kind[at : at + size]) for kind in kinds.values() for at in range(0, len(kind), size)]
+
+
 async def contrast(
-    group: Group,
+    groups: Sequence[Group],
     library: Library,
     *,
     model: Model,
@@ -52,14 +68,72 @@ async def contrast(
     guard: LeakGuard,
     step: int = 0,
 ) -> Advantage | None:
-    """What a group teaches; `None` if `question_for` finds nothing to ask, and then no call is made.
+    """What one group teaches, or several together; `None` if there is nothing to ask, and then no call is made.
 
-    A failed summary costs that attempt's place in the comparison, a failed comparison this group's lessons: both
-    are drops of the advantage.
+    Groups that `question_for` finds nothing to ask about are left out; if one is left it is contrasted on its own.
 
     Raises:
         ModelError, BudgetReached: as `Model.answer` does.
     """
+    worth = [group for group in groups if question_for(group, config) is not None]
+    examples = [(group, wanted) for group in worth if (wanted := _wanted(group))]
+    if len(examples) > 1:
+        return await _contrast_together(examples, library, model, config, guard, step)
+    return await _contrast_alone(worth[0], library, model, config, guard, step) if worth else None
+
+
+def _wanted(group: Group) -> str:
+    """What the checker accepts: the reference answer, else the output of the best attempt of a mixed group."""
+    if answer := shown.reference(group.task):
+        return answer
+    best = max(group.scored, key=lambda pair: pair[1].value or 0.0)
+    return best[0].output if group.has_contrast() else ""
+
+
+async def _contrast_together(
+    examples: Sequence[tuple[Group, str]],
+    library: Library,
+    model: Model,
+    config: LearnConfig,
+    guard: LeakGuard,
+    step: int,
+) -> Advantage:
+    groups = [group for group, _ in examples]
+    request = Request(
+        key=CallKey(phase="contrast", step=step, task=groups[0].task.id),
+        messages=joint_prompt.messages(
+            [(group.task.question, wanted) for group, wanted in examples],
+            library,
+            limit=config.attempt_chars // 4,
+            words=config.library.max_words,
+        ),
+        temperature=config.learning_temperature,
+        max_tokens=config.learning_max_tokens,
+        seed=config.seed,
+        timeout_s=config.learning_timeout_s,
+    )
+    asked = await ask(model, request, joint_prompt.parse_sentence)
+    lessons, unparsed = asked.value or ([], [])
+    kept, refused = guarded(lessons, guard, config.library.max_words)
+    return Advantage(
+        groups=tuple(group.task.id for group in groups),
+        rollouts=tuple(f"{rollout.task_id}#{rollout.index}" for group in groups for rollout, _ in group.scored),
+        lessons=tuple(kept),
+        drops=(*asked.drops, *unparsed, *refused),
+        usage=asked.usage,
+    )
+
+
+async def _contrast_alone(
+    group: Group,
+    library: Library,
+    model: Model,
+    config: LearnConfig,
+    guard: LeakGuard,
+    step: int,
+) -> Advantage | None:
+    """A failed summary costs that attempt's place in the comparison, a failed comparison this group's lessons: both
+    are drops of the advantage."""
     question = question_for(group, config)
     if question is None:
         return None
@@ -74,7 +148,7 @@ async def contrast(
     rollouts = tuple(f"{rollout.task_id}#{rollout.index}" for rollout, _ in pairs)
     kept_summaries = tuple(summary for summary in summaries if summary is not None)
     if not pairs:
-        return Advantage(group=group.task.id, drops=tuple(drops), usage=usage)
+        return Advantage(groups=(group.task.id,), drops=tuple(drops), usage=usage)
     request = Request(
         key=CallKey(phase="contrast", step=step, task=group.task.id),
         messages=contrast_prompt.messages(
@@ -96,7 +170,7 @@ async def contrast(
     lessons, unparsed = asked.value or ([], [])
     kept, refused = guarded(lessons, guard, config.library.max_words)
     return Advantage(
-        group=group.task.id,
+        groups=(group.task.id,),
         rollouts=rollouts,
         summaries=kept_summaries,
         lessons=tuple(kept),

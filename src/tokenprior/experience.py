@@ -92,9 +92,21 @@ class Experience:
         return len(self.provenance.groups)
 
 
+# Chinese and Japanese put no space between words; each of their characters is taken as one.
+_UNSPACED = "\u3005-\u3007\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+(?:['_][^\W_{_UNSPACED}]+)*")
+
+
 def words(text: str) -> list[str]:
     """The words of a text in lower case, for comparing lessons."""
-    return re.findall(r"[^\W_]+(?:['_][^\W_]+)*", text.casefold())
+    return _WORD.findall(text.casefold())
+
+
+def count_words(text: str) -> int:
+    """How many words a text has; two characters of Chinese or Japanese count as one word."""
+    found = words(text)
+    unspaced = sum(re.match(f"[{_UNSPACED}]", word) is not None for word in found)
+    return len(found) - unspaced + -(-unspaced // 2)
 
 
 def similarity(one: str, other: str) -> float:

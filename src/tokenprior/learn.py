@@ -19,7 +19,7 @@ from tokenprior.advantage import Advantage, LeakGuard
 from tokenprior.agents.base import Agent
 from tokenprior.attempt import attempt
 from tokenprior.config import LearnConfig
-from tokenprior.contrast import contrast
+from tokenprior.contrast import bundles, contrast
 from tokenprior.epoch import Step, plan_steps
 from tokenprior.errors import BudgetReached, ConfigError
 from tokenprior.flow import all_of
@@ -27,7 +27,7 @@ from tokenprior.group import Group
 from tokenprior.library import Library
 from tokenprior.models.base import Model
 from tokenprior.prior import TokenPrior
-from tokenprior.progress import Tracker
+from tokenprior.progress import Progress, Tracker
 from tokenprior.revise import Revision, revise
 from tokenprior.store.record import RunStore
 from tokenprior.task import Task
@@ -89,7 +89,7 @@ async def learn(
             library, report = finished
             reports.append(report)
             continue
-        tracker.change(step=step.index + 1, steps=len(steps), experiences=len(library))
+        tracker.now = Progress(step=step.index + 1, steps=len(steps), experiences=len(library))
         try:
             groups, advantages = await _groups(step, library, agent, verifier, model, record, config, guard, tracker)
             tracker.change(phase="library update")
@@ -120,8 +120,8 @@ async def _groups(
     prior = TokenPrior.of(library, budget_tokens=config.prior_tokens)
     tracker.phase("rollouts", total=len(step.tasks) * config.group_size)
 
-    async def one(task: Task) -> tuple[Group, Advantage | None]:
-        group = await attempt(
+    async def attempted(task: Task) -> Group:
+        return await attempt(
             task,
             prior,
             agent=agent,
@@ -131,15 +131,19 @@ async def _groups(
             step=step.index,
             on_rollout=tracker.rollout,
         )
-        advantage = await contrast(group, library, model=model, config=config, guard=guard, step=step.index)
+
+    async def flow(tasks: Sequence[Task]) -> tuple[list[Group], Advantage | None]:
+        groups = await all_of(attempted(task) for task in tasks)
+        advantage = await contrast(groups, library, model=model, config=config, guard=guard, step=step.index)
         if advantage is not None:
             await record.save_advantage(step.index, advantage)
         lessons = len(advantage.lessons) if advantage else 0
-        tracker.change(groups=tracker.now.groups + 1, lessons=tracker.now.lessons + lessons)
-        return group, advantage
+        tracker.change(groups=tracker.now.groups + len(groups), lessons=tracker.now.lessons + lessons)
+        return groups, advantage
 
-    pairs = await all_of(one(task) for task in step.tasks)
-    return [group for group, _ in pairs], [advantage for _, advantage in pairs if advantage is not None]
+    flowed = await all_of(flow(bundle) for bundle in bundles(step.tasks, config))
+    groups = [group for bundle, _ in flowed for group in bundle]
+    return groups, [advantage for _, advantage in flowed if advantage is not None]
 
 
 def step_report(

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, assert_never
 
 from tokenprior.errors import DataError
-from tokenprior.experience import MAX_WORDS, Experience, Provenance, parse_id, similarity, words
+from tokenprior.experience import MAX_WORDS, Experience, Provenance, count_words, parse_id, similarity
 from tokenprior.operation import Add, Delete, Keep, Merge, Modify, Operation
 from tokenprior.task import content_hash
 
@@ -60,9 +60,9 @@ class Applied:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What a lesson rests on: the group it was drawn from and the attempts that were shown."""
+    """What a lesson rests on: the groups it was drawn from and the attempts that were shown."""
 
-    group: str
+    groups: tuple[str, ...]
     rollouts: tuple[str, ...] = ()
 
 
@@ -154,7 +154,7 @@ class Library:
             return cls(
                 experiences=tuple(
                     Experience(
-                        id=str(e["id"]),
+                        id=_id_of(e["id"]),
                         name=str(e.get("name", "")),
                         text=str(e["text"]),
                         provenance=Provenance.from_json(e.get("provenance") or {}),
@@ -169,6 +169,13 @@ class Library:
     def dumps(self) -> str:
         """The JSON text, the same bytes for the same library."""
         return json.dumps(self.to_json(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def _id_of(value: object) -> str:
+    identity = parse_id(value)
+    if identity is None:
+        raise ValueError(f"{value!r:.40} is no id such as 'G0'")
+    return identity
 
 
 def estimate_tokens(text: str) -> int:
@@ -199,7 +206,10 @@ class _Work:
                     return f"{identity} says just that already"
                 self.entries[identity] = self._rewritten(old, operation, (identity,))
                 return operation
-            case Merge(ids=ids):
+            case Merge(ids=given):
+                ids = tuple(dict.fromkeys(given))
+                if len(ids) < 2:
+                    return "a merge needs at least two ids"
                 if missing := [identity for identity in ids if identity not in self.entries]:
                     return f"there is no {', '.join(missing)}"
                 if problem := self._wording(operation.text, beside=ids):
@@ -241,7 +251,7 @@ class _Work:
         return operation
 
     def _wording(self, text: str, beside: Sequence[str]) -> str | None:
-        count = len(words(text))
+        count = count_words(text)
         if count > self.bounds.max_words:
             return f"{count} words, at most {self.bounds.max_words} are allowed"
         if count < 3:
@@ -258,7 +268,7 @@ class _Work:
 
     def _evidence(self, lessons: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         found = [self.sources[number] for number in lessons if number in self.sources]
-        groups = tuple(dict.fromkeys(source.group for source in found))
+        groups = tuple(dict.fromkeys(group for source in found for group in source.groups))
         return groups, tuple(dict.fromkeys(rollout for source in found for rollout in source.rollouts))
 
     def _support(self, identity: str, lessons: Sequence[int]) -> None:

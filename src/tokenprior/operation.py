@@ -8,12 +8,16 @@ cannot: nothing is dropped silently and nothing raises. Whether an operation fit
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, assert_never
 
 from tokenprior.experience import parse_id
-from tokenprior.reply import Malformed, parse_json
+from tokenprior.reply import CUT, Malformed, parse_items
+
+
+MAX_NAME_WORDS = 8
+NAME_FORM = "two to five words"  # what the prompts write in the place of a name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +71,8 @@ class Keep:
 
 Operation = Add | Modify | Merge | Delete | Keep
 
+_KINDS = ("op", "operation", "action", "type")  # keys under which models name the kind
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
@@ -111,7 +117,7 @@ def parse_operations(reply: str) -> tuple[list[Operation], list[Drop]]:
     """
     operations: list[Operation] = []
     drops: list[Drop] = []
-    items = as_items(parse_json(reply), ("operations", "ops", "updates"), marks=("op", "operation", "action"))
+    items = parse_items(reply, wrappers=("operations", "ops", "updates"), marks=_KINDS)
     for item in items:
         made = _operation(item)
         if isinstance(made, Drop):
@@ -123,24 +129,9 @@ def parse_operations(reply: str) -> tuple[list[Operation], list[Drop]]:
     return operations, drops
 
 
-def as_items(value: Any, wrappers: Sequence[str], marks: Sequence[str]) -> list[Any]:
-    """The list a model meant: a list, one object where a list was asked, or a list inside a wrapping object."""
-    if isinstance(value, list):
-        return value
-    if isinstance(value, Mapping):
-        lowered = {str(key).casefold(): inner for key, inner in value.items()}
-        for name in wrappers:
-            if isinstance(lowered.get(name), list):
-                return list(lowered[name])
-            if isinstance(lowered.get(name), Mapping):
-                return as_items(lowered[name], wrappers, marks)
-        if any(mark in lowered for mark in marks):
-            return [value]
-        if value and all(isinstance(inner, Mapping) for inner in value.values()):
-            return list(value.values())
-        if not value:
-            return []
-    raise Malformed(f"expected a JSON list of objects, got {type(value).__name__}")
+def short_name(name: str) -> str:
+    """A name as it may stand before a lesson; empty if the model wrote a sentence there, or repeated the form."""
+    return name if len(name.split()) <= MAX_NAME_WORDS and name.strip(". ") and name != NAME_FORM else ""
 
 
 def shorten(value: object, limit: int = 120) -> str:
@@ -152,6 +143,8 @@ def shorten(value: object, limit: int = 120) -> str:
 def _operation(item: Any) -> Operation | Drop:
     if not isinstance(item, Mapping):
         return Drop(what=shorten(item), reason="not an object")
+    if CUT in item:
+        return Drop(what=shorten(item[CUT]), reason="the reply was cut off in the middle of it")
     fields = {str(key).casefold().strip(): value for key, value in item.items()}
 
     def text_of(*names: str) -> str:
@@ -160,9 +153,9 @@ def _operation(item: Any) -> Operation | Drop:
                 return " ".join(fields[name].split())
         return ""
 
-    kind = text_of("op", "operation", "action", "type").casefold()
+    kind = text_of(*_KINDS).casefold()
     kind = {"update": "modify", "edit": "modify", "remove": "delete", "none": "keep", "create": "add"}.get(kind, kind)
-    reason, name = text_of("reason", "why", "rationale"), text_of("name", "title")
+    reason, name = text_of("reason", "why", "rationale"), short_name(text_of("name", "title"))
     text = text_of("text", "content", "experience", "lesson")
     lessons = _numbers(fields.get("lessons", fields.get("sources")))
     raw_ids = fields.get("ids", fields.get("id"))

@@ -53,7 +53,7 @@ async def revise(
         ModelError, BudgetReached: as `Model.answer` does.
     """
     numbered = number_lessons(advantages)
-    sources = {number: Source(group=a.group, rollouts=a.rollouts) for number, a, _ in numbered}
+    sources = {number: Source(groups=a.groups, rollouts=a.rollouts) for number, a, _ in numbered}
     size = config.lessons_per_update or max(1, len(numbered))
     revision = Revision(applied=Applied(library=library, done=(), refused=()))
     for turn, start in enumerate(range(0, len(numbered), size)):

@@ -5,7 +5,7 @@ This is what the command line and most programs use; whoever has an agent or a m
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from tokenprior.models.budget import Budget
 from tokenprior.models.connect import Connections
 from tokenprior.progress import OnProgress, Tracker
 from tokenprior.store import RunStore, Store, open_store
-from tokenprior.task import Split, TaskSet, content_hash, load_tasks
+from tokenprior.task import Split, Task, TaskSet, content_hash, load_tasks
 from tokenprior.verifiers import make_verifier
 from tokenprior.verifiers.base import Verifier
 
@@ -103,7 +103,11 @@ class Session:
 
     def _judge_free_verifier(self) -> Verifier | None:
         """The verifier, unless it needs a model, which is connected only within a run."""
-        return None if self.config.verifier.get("kind") == "judge" else make_verifier(self.config.verifier)
+        return (
+            None
+            if self.config.verifier.get("kind") == "judge"
+            else make_verifier(self.config.verifier, tasks=self.split.every)
+        )
 
     async def learn(self, *, start: Library | None = None) -> LearnResult:
         """Learn from the practice tasks, or go on with it. See `learn.learn`."""
@@ -160,7 +164,7 @@ class Session:
             )
             async with connections:
                 live = _Live(record, Tracker(self.on_progress, lambda: budget.spent))
-                await live.connect(config, connections)
+                await live.connect(config, connections, self.split.every)
                 try:
                     yield live
                 finally:
@@ -189,13 +193,13 @@ class _Live:
         self.record, self.tracker = record, tracker
         self.stopped: str | None = None
 
-    async def connect(self, config: Config, connections: Connections) -> None:
+    async def connect(self, config: Config, connections: Connections, tasks: Sequence[Task]) -> None:
         self._policy = await connections.model(config.agent.model)
         self.learner = await connections.model(config.learner or config.agent.model)
         judge = None
         if config.verifier.get("kind") == "judge":
             judge = await connections.model(config.judge or config.learner or config.agent.model)
-        self.verifier = make_verifier(config.verifier, model=judge)
+        self.verifier = make_verifier(config.verifier, model=judge, tasks=tasks)
 
     def agent(self, config: Config, temperature: float, seed: int) -> ChatAgent:
         settings = config.agent

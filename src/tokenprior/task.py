@@ -77,6 +77,11 @@ class Split:
     gate: TaskSet
     held_out: TaskSet
 
+    @property
+    def every(self) -> tuple[Task, ...]:
+        """All tasks, for what belongs to the data as a whole, such as the options of a choice."""
+        return (*self.practice, *self.gate, *self.held_out)
+
 
 class TaskSet(Sequence[Task]):
     """Tasks in the order of their file, with unique ids. Immutable."""
@@ -109,17 +114,21 @@ class TaskSet(Sequence[Task]):
     def split(self, *, practice: int, gate: int = 0, held_out: int | None = None, seed: int = 0) -> Split:
         """Part the set by a seed. Tasks of equal text always fall on one side.
 
-        The order comes from a hash of the seed and the text, so adding rows to the file moves no other row past
-        another, and the three parts are the same on every machine.
+        The order comes from a hash of the seed and the text: it is the same on every machine and for every order of
+        the file, and added rows move no other row past another. Where the borders fall depends on all rows, so a row
+        may change its part when rows are added.
 
         Args:
             practice: how many tasks to learn from.
             gate: how many to try candidates on.
-            held_out: how many to report on; `None` takes all that is left.
+            held_out: how many to report on; `None` takes all that is left. A part comes out smaller than asked for
+                where tasks of equal text do not all fit into it.
 
         Raises:
-            ConfigError: if there are fewer tasks than asked for.
+            ConfigError: if there are fewer tasks than asked for, or a number is negative.
         """
+        if min(practice, gate, held_out or 0) < 0:
+            raise ConfigError(f"split: practice {practice}, gate {gate}, held_out {held_out}: none may be negative")
         by_text: dict[str, list[Task]] = {}
         for task in self._tasks:
             by_text.setdefault(task.text_key, []).append(task)
@@ -184,25 +193,37 @@ def _jsonl_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=_no_constant)
         except json.JSONDecodeError as error:
             raise DataError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}:{number}: not JSON: {error}") from error
         if not isinstance(row, dict):
             raise DataError(f"{path}:{number}: expected a JSON object, got {type(row).__name__}")
         yield number, row
 
 
+def _no_constant(name: str) -> None:
+    # Python reads NaN and Infinity, JSON knows neither, and NaN is not even equal to itself.
+    raise ValueError(f"{name} is no JSON value, write null or a text")
+
+
 def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    start = 2
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] | None = None
+    start = 1
     try:
         for row in reader:
-            if None in row:
-                raise DataError(f"{path}:{start}: more fields than the header has")
-            if any(value is None for value in row.values()):
-                raise DataError(f"{path}:{start}: fewer fields than the header has")
-            yield start, dict(row)
-            start = reader.line_num + 1
+            if row and header is None:
+                header = row
+                if twice := sorted({name for name in row if row.count(name) > 1}):
+                    raise DataError(f"{path}:{start}: the header names {twice} twice")
+            elif row and header is not None:
+                if len(row) != len(header):
+                    more = "more" if len(row) > len(header) else "fewer"
+                    raise DataError(f"{path}:{start}: {more} fields than the header has")
+                yield start, dict(zip(header, row, strict=True))
+            start = reader.line_num + 1  # a quoted field may hold line ends
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: not CSV: {error}") from error
 
@@ -240,7 +261,7 @@ def _csv_answer(answer: Any) -> Any:
         return None
     if answer.strip()[0] in "[{":
         try:
-            return json.loads(answer)
-        except json.JSONDecodeError:
+            return json.loads(answer, parse_constant=_no_constant)
+        except (ValueError, RecursionError):
             return answer
     return answer

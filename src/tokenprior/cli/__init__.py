@@ -56,3 +56,9 @@ def main() -> None:
         # Whoever read our output has gone, as `head` does; the interpreter must not try to flush to it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        # A file that the user named and that cannot be written; what we read ourselves is mapped where it is read.
+        if error.filename is None:
+            raise
+        print(f"tokenprior: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)

@@ -46,7 +46,7 @@ def _check(path: Path) -> None:
     split = read_tasks(config)
     print(f"tasks: {len(split.practice)} practice, {len(split.gate)} gate, {len(split.held_out)} held out")
     if config.verifier.get("kind") != "judge":
-        make_verifier(config.verifier)
+        make_verifier(config.verifier, tasks=split.every)
         print(f"verifier: {config.verifier['kind']}")
     failed = False
     for name in dict.fromkeys(filter(None, (config.agent.model, config.learner, config.judge))):

@@ -65,13 +65,13 @@ def init(
     practice = min(60, max(1, len(tasks) // 2))
     held_out = min(100, len(tasks) - practice)
     relative = os.path.relpath(data, to.parent) if not data.is_absolute() else str(data)
-    identity = f"    id: {fields['id']}\n" if "id" in fields else ""
+    identity = f"    id: {_yaml(fields['id'])}\n" if "id" in fields else ""
     to.write_text(
         TEMPLATE.format(
             name=to.name,
-            data=relative,
-            question=fields["question"],
-            answer=fields.get("answer", "answer"),
+            data=_yaml(relative),
+            question=_yaml(fields["question"]),
+            answer=_yaml(fields.get("answer", "answer")),
             identity=identity,
             practice=practice,
             held_out=held_out,
@@ -80,6 +80,16 @@ def init(
     )
     print(f"{to}: {len(tasks)} tasks, {practice} to practise on, {held_out} held out. Look it over, then:")
     print(f"  tokenprior learn {to} --dry-run")
+
+
+def _yaml(value: str) -> str:
+    """A text as YAML: as it is where that is one, else quoted."""
+    import json
+    import re
+
+    plain = re.fullmatch(r"[A-Za-z_./][\w./-]*", value, re.ASCII)
+    reserved = value.casefold() in ("yes", "no", "on", "off", "true", "false", "null", "y", "n")
+    return value if plain and not reserved else json.dumps(value, ensure_ascii=False)
 
 
 def _fields(data: Path) -> dict[str, str]:

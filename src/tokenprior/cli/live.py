@@ -71,13 +71,13 @@ class Live:
         """Show a snapshot."""
         now = time.monotonic()
         phase = (progress.phase, progress.step)
-        fresh = phase != self._phase
+        fresh = phase != self._phase and progress.phase != "starting"
         if fresh:
             self._phase, self._phase_began = phase, now
         left_s = None
         if 3 <= progress.done < progress.total:
             left_s = (now - self._phase_began) / progress.done * (progress.total - progress.done)
-        self._show(describe(progress, left_s), fresh or progress.done == progress.total > 0)
+        self._show(describe(progress, left_s), fresh)
 
     def pulled(self, what: str, done_bytes: int, total_bytes: int) -> None:
         """Show how far the embedded model is fetched."""

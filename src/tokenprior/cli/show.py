@@ -91,7 +91,9 @@ def _groups(store: Any, run: str, step: int | None) -> list[str]:
         lines.append(f"step {at}  {task}  rewards {' '.join(marks)}")
         advantage = advantages.get((at, task))
         if advantage:
-            lines += [f"    lesson: {name}: {text}" for name, text in advantage["lessons"]]
+            lines += [f"    lesson: {name + ': ' if name else ''}{text}" for name, text in advantage["lessons"]]
+            if len(advantage["groups"]) > 1:
+                lines.append(f"    (contrasted together with {', '.join(advantage['groups'][1:])})")
             lines += [f"    dropped: {reason}: {what}" for what, reason in advantage["drops"]]
     return lines
 
@@ -132,11 +134,14 @@ def diff(
 
 
 def _library(what: str, store: str) -> Any:
+    from tokenprior.errors import ConfigError
     from tokenprior.exports import import_library
     from tokenprior.store import open_store
 
     if Path(what).is_file():
         return import_library(what)
-    run, _, step = what.partition(":")
+    run, colon, step = what.partition(":")
+    if colon and not (step.isascii() and step.isdigit()):
+        raise ConfigError(f"{what}: expected RUN:STEP with a step from 0, or a library file")
     with open_store(existing(store)) as opened:
-        return opened.library(opened.find_run(run).id, int(step) if step.isdigit() else None)
+        return opened.library(opened.find_run(run).id, int(step) if colon else None)

@@ -9,6 +9,7 @@ from pathlib import Path
 from tokenprior.errors import ConfigError, DataError
 from tokenprior.exports import chat, flat, reference, text
 from tokenprior.library import Library
+from tokenprior.operation import shorten
 
 FORMATS: dict[str, Callable[[Library], str]] = {
     "text": text.dumps,
@@ -55,5 +56,7 @@ def import_library(source: str | Path) -> Library:
         return reference.loads(content, run=name)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a library: {shorten(error)}") from error
     except DataError as error:
         raise DataError(f"{path}: {error}") from error

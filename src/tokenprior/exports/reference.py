@@ -12,6 +12,7 @@ from typing import Any
 from tokenprior.errors import DataError
 from tokenprior.exports.flat import experience_of
 from tokenprior.library import Library
+from tokenprior.operation import shorten
 
 # Source: github.com/TencentCloudADP/youtu-agent; the words that its runs put before the list.
 MARKER = "When solving problems, you MUST first carefully read and understand the helpful instructions and experiences:"
@@ -41,7 +42,9 @@ def loads(content: str, *, run: str) -> Library:
     try:
         value: Any = yaml.safe_load(content)
     except yaml.YAMLError as error:
-        raise DataError(f"not YAML: {getattr(error, 'problem', None) or error}") from error
+        mark = getattr(error, "problem_mark", None)
+        at = f" at line {mark.line + 1}" if mark else ""
+        raise DataError(f"not YAML{at}: {shorten(getattr(error, 'problem', None) or error)}") from error
     agent = value.get("agent") if isinstance(value, dict) else None
     instructions = agent.get("instructions") if isinstance(agent, dict) else None
     if not isinstance(instructions, str):

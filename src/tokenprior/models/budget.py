@@ -49,12 +49,17 @@ class Budget:
 
         Raises:
             BudgetReached: the call does not fit.
-            ConfigError: money is limited, but the price of this call is not known.
+            ConfigError: money is limited, but the price of this call, or of one before, is not known.
         """
         if self.limits.usd is not None and most.cost_usd is None:
             raise ConfigError(
                 "budget.usd is set, but the price of a model is not known: give it under `prices` "
                 "(US dollars per million tokens), or limit tokens instead"
+            )
+        if self.limits.usd is not None and self.spent.cost_usd is None:
+            raise ConfigError(
+                "budget.usd is set, but this run has made calls of an unknown price: limit tokens instead, "
+                "or start anew under another name with `prices` given"
             )
         while True:
             if self._reached:

@@ -19,6 +19,7 @@ from tokenprior.models.retried import Limit, RetriedModel, RetryPolicy
 if TYPE_CHECKING:
     from tokenprior.config import EndpointSettings
     from tokenprior.models.embedded import EmbeddedServer
+    from tokenprior.models.provider import ProviderModel
 
 DEFAULT_CONCURRENCY = 32
 
@@ -34,11 +35,16 @@ class EmbeddedChild:
     def __init__(self, name: str, server: EmbeddedServer) -> None:
         self._name, self._server = name, server
         self._address = ""
-        self._inner: Model | None = None
+        self._inner: ProviderModel | None = None
 
     @property
     def name(self) -> str:
         return self._name
+
+    async def aclose(self) -> None:
+        """Close the connections to the server; the server itself belongs to whoever opened it."""
+        if self._inner is not None:
+            await self._inner.aclose()
 
     async def answer(self, request: Request) -> Reply:
         """See `Model.answer`."""
@@ -46,6 +52,7 @@ class EmbeddedChild:
 
         address = await self._server.ensure()
         if self._inner is None or address != self._address:
+            await self.aclose()
             self._address = address
             self._inner = ProviderModel(f"{address}#embedded", json_schema=True)
         try:
@@ -121,6 +128,7 @@ class Connections:
 
         from tokenprior.models.catalog import find
         from tokenprior.models.embedded import EmbeddedServer
+    from tokenprior.models.provider import ProviderModel
         from tokenprior.models.pull import PullProgress, pull
 
         wanted = find(name.removeprefix("embedded:"))
@@ -138,4 +146,6 @@ class Connections:
         )
         await self._stack.enter_async_context(server)
         # The name says which weights answered, not how the user spelled it: the ledger goes by it.
-        return EmbeddedChild(f"embedded:{wanted.name}", server)
+        child = EmbeddedChild(f"embedded:{wanted.name}", server)
+        self._stack.push_async_callback(child.aclose)
+        return child

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -69,6 +70,8 @@ class ProviderModel:
         # Never OPENAI_API_KEY here: it would send OpenAI's key to whoever runs this address.
         key = os.environ.get(key_variable or KEY_VARIABLE) or "none"
         client = AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0, http_client=DefaultAioHttpClient())
+        # The client reads these from the environment too, and would tell them to any address.
+        client.organization = client.project = None
         self._close = client.close
         return OpenAIChatModel(model, provider=OpenAIProvider(openai_client=client))
 
@@ -119,14 +122,19 @@ def _messages(request: Request) -> list[Any]:
     made: list[Any] = []
     for message in request.messages:
         if message.role == "assistant":
-            made.append(ModelResponse(parts=[TextPart(content=message.content)]))
+            made.append(ModelResponse(parts=[TextPart(content=_sendable(message.content))]))
             continue
-        part = (SystemPromptPart if message.role == "system" else UserPromptPart)(content=message.content)
+        part = (SystemPromptPart if message.role == "system" else UserPromptPart)(content=_sendable(message.content))
         if made and isinstance(made[-1], ModelRequest):
             made[-1] = ModelRequest(parts=[*made[-1].parts, part])
         else:
             made.append(ModelRequest(parts=[part]))
     return made
+
+
+def _sendable(text: str) -> str:
+    """Models do write lone surrogates, and no request can carry them on."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _reply(response: ModelResponse, latency_s: float) -> Reply:
@@ -147,29 +155,48 @@ def _reply(response: ModelResponse, latency_s: float) -> Reply:
 
 def _mapped(error: Exception, name: str, timeout_s: float) -> Exception:
     """Foreign errors as ours. The one place where an endpoint's behaviour gets its meaning."""
-    from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError, UnexpectedModelBehavior, UserError
+    from pydantic_ai.exceptions import (
+        ModelAPIError,
+        ModelHTTPError,
+        ModelQuotaExceededError,
+        UnexpectedModelBehavior,
+        UserError,
+    )
 
-    if isinstance(error, TimeoutError) or "timed out" in str(error).casefold():
-        return CallFailed("timeout", f"no reply within {timeout_s:.0f} s", retryable=False)
     detail = shorten(redact(str(error)), 300)
     if isinstance(error, ModelHTTPError):
         status, headers = error.status_code, error.headers or {}
         wait_s = retry_after_s(headers)
+        if isinstance(error, ModelQuotaExceededError):
+            return ModelError(f"{redact(name)} refused: the account has no credit left (HTTP {status}: {detail})")
         if status == 429 or (status == 503 and wait_s is not None):
             return CallFailed("rate-limit", detail, retryable=True, retry_after_s=wait_s)
         if status in _REFUSALS:
             return ModelError(f"{redact(name)} refused: {_REFUSALS[status]} (HTTP {status}: {detail})")
         retryable = status >= 500 or status in (408, 409, 425)
         return CallFailed(f"http-{status}", detail, retryable=retryable, retry_after_s=wait_s)
+    causes = list(_causes(error))
+    # Not by its words or by the client's own class: aiohttp's closed connection reaches us as "Request timed out".
+    if any(isinstance(cause, TimeoutError) for cause in causes):
+        return CallFailed("timeout", f"no reply within {timeout_s:.3g} s", retryable=False)
+    if any(isinstance(cause, json.JSONDecodeError | UnicodeDecodeError) for cause in causes):
+        return CallFailed("garbled", detail, retryable=True)
     if isinstance(error, ModelAPIError):
-        return CallFailed("connection", detail, retryable=True)
+        words = shorten(redact(str(causes[-1])), 300) or type(causes[-1]).__name__
+        return CallFailed("connection", words, retryable=True)
     if isinstance(error, UserError):
         return ConfigError(f"{redact(name)}: {detail}")
-    if isinstance(
-        error, UnexpectedModelBehavior | ValueError | KeyError | TypeError | AttributeError | json.JSONDecodeError
-    ):
+    if isinstance(error, UnexpectedModelBehavior | ValueError | LookupError | TypeError | AttributeError):
         return CallFailed("garbled", detail, retryable=True)
     return CallFailed("connection", f"{type(error).__name__}: {detail}", retryable=True)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it came from, the outermost first."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
 
 
 def retry_after_s(headers: dict[str, str]) -> float | None:

@@ -68,7 +68,12 @@ class MeteredModel:
                 used = Usage(calls=1, cost_usd=0.0)
                 await self._ledger.call_failed(call, "error", str(error), used)
                 raise
-            usage = priced(replace(reply.usage, calls=1), self.name, self._prices)
+            usage = replace(reply.usage, calls=1)
+            if not usage.input_tokens and not usage.output_tokens:
+                # Some endpoints count nothing. What is not counted would be outside of every budget.
+                written = estimate_tokens(reply.text)
+                usage = replace(usage, input_tokens=most.input_tokens, output_tokens=written)
+            usage = priced(usage, self.name, self._prices)
             reply, used = replace(reply, usage=usage), usage
             # A paid reply is written down even if the run is being stopped just now.
             await asyncio.shield(self._ledger.call_done(call, reply))

@@ -126,12 +126,14 @@ class RetriedModel:
                 else:
                     self._limit.succeeded()
                     return reply
-                finally:
+                if failed.kind == "rate-limit":
+                    pause_s = self._asked_pause_s(failed, rate_limits)
+                    # While the slot is still held: its release would let the next call go into the pause.
+                    self._limit.rate_limited(pause_s)
+                else:
                     left_s -= time.monotonic() - sent
             if failed.kind == "rate-limit":
-                pause_s = failed.retry_after_s if failed.retry_after_s is not None else self._pause_s(rate_limits)
                 rate_limits = min(rate_limits + 1, 10)
-                self._limit.rate_limited(pause_s)
                 if time.monotonic() - max(started, self._limit.last_success) > self._policy.patience_s:
                     raise failed
                 await asyncio.sleep(pause_s)
@@ -140,6 +142,12 @@ class RetriedModel:
             if not failed.retryable or tries >= self._policy.attempts or left_s <= 0:
                 raise failed
             await asyncio.sleep(failed.retry_after_s if failed.retry_after_s is not None else self._pause_s(tries - 1))
+
+    def _asked_pause_s(self, failed: CallFailed, rate_limits: int) -> float:
+        """The wait after a rate limit. An endpoint that asks for none, again and again, is not hammered."""
+        if failed.retry_after_s is None:
+            return self._pause_s(rate_limits)
+        return max(failed.retry_after_s, self._policy.backoff_s if rate_limits else 0.0)
 
     def _pause_s(self, tries: int) -> float:
         pause_s = min(self._policy.max_backoff_s, self._policy.backoff_s * 2.0**tries)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from tokenprior.library import Library
+from tokenprior.operation import NAME_FORM
 from tokenprior.prompts import shown
 from tokenprior.reward import Reward
 from tokenprior.rollout import Message, Rollout
@@ -43,7 +44,7 @@ _RULES = """Then write {limit}.
 - Say what to do, not what to avoid, and nothing that the lessons above say already.
 - If there is nothing to learn, send an empty list.
 Reply with JSON only:
-{{"difference": "...", "lessons": [{{"name": "two to five words", "lesson": "When ..., ..."}}]}}"""
+{{"difference": "...", "lessons": [{{"name": "{form}", "lesson": "When ..., ..."}}]}}"""
 
 
 def messages(
@@ -73,7 +74,7 @@ def messages(
         parts.append(f"The reference answer:\n{shown.fenced(answer, 1_000)}")
     parts.append(f"Lessons the agent has already:\n{shown.lessons(library)}")
     asked = "one lesson" if lessons == 1 else f"at most {lessons} lessons"
-    parts.append(f"{_ASK[question]}\n{_RULES.format(limit=asked, words=words)}")
+    parts.append(f"{_ASK[question]}\n{_RULES.format(limit=asked, words=words, form=NAME_FORM)}")
     return (Message(role="system", content=SYSTEM), Message(role="user", content="\n\n".join(parts)))
 
 

@@ -33,7 +33,7 @@ def messages(
         words: the longest text.
         entries: the most experiences that the library may hold.
     """
-    listed = "\n".join(f"{number}. {lesson.name}: {lesson.text}" for number, lesson in lessons)
+    listed = "\n".join(f"{number}. {lesson.line}" for number, lesson in lessons)
     parts = [
         f"The library:\n{shown.lessons(library)}",
         f"New lessons:\n{shown.fenced(listed, 100_000)}",

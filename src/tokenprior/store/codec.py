@@ -8,6 +8,7 @@ from typing import Any
 from tokenprior.advantage import Advantage, Lesson
 from tokenprior.models.base import Reply
 from tokenprior.operation import Drop
+from tokenprior.redact import redact
 from tokenprior.reward import Reward
 from tokenprior.rollout import Failure, Message, Rollout, StopReason, Usage
 
@@ -15,6 +16,22 @@ from tokenprior.rollout import Failure, Message, Rollout, StopReason, Usage
 def dumps(value: Any) -> str:
     """A JSON text without needless space. Lone surrogates, which models do write, are kept as escapes."""
     return json.dumps(value, separators=(",", ":"))
+
+
+def redacted(value: Any) -> Any:
+    """A JSON value with the secrets taken out of its texts; out of a finished JSON text they could take quotes along."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {redact(key): redacted(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(item) for item in value]
+    return value
+
+
+def plain(text: str) -> str:
+    """A text that a database takes: lone surrogates as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def usage_to_json(usage: Usage) -> dict[str, Any]:
@@ -89,7 +106,7 @@ def reply_from_json(value: dict[str, Any]) -> Reply:
 
 def advantage_to_json(advantage: Advantage) -> dict[str, Any]:
     return {
-        "group": advantage.group,
+        "groups": list(advantage.groups),
         "rollouts": list(advantage.rollouts),
         "summaries": list(advantage.summaries),
         "lessons": [[lesson.name, lesson.text] for lesson in advantage.lessons],
@@ -100,7 +117,7 @@ def advantage_to_json(advantage: Advantage) -> dict[str, Any]:
 
 def advantage_from_json(value: dict[str, Any]) -> Advantage:
     return Advantage(
-        group=value["group"],
+        groups=tuple(value["groups"]),
         rollouts=tuple(value["rollouts"]),
         summaries=tuple(value["summaries"]),
         lessons=tuple(Lesson(name=name, text=text) for name, text in value["lessons"]),

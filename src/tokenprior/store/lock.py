@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -28,8 +29,10 @@ class RunLock:
                 raise StoreError(f"{self._path}: cannot be opened: {error.strerror}") from error
             try:
                 _lock(self._file)
-            except OSError:
+            except OSError as error:
                 os.close(self._file)
+                if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                    raise StoreError(f"{self._path}: cannot be locked: {error.strerror}") from error
                 raise RunLocked(
                     f"run {run} in {store} is being worked on by another process: wait for it, or stop it first"
                 ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tokenprior.errors import ConfigError, NotFound, StoreError
 from tokenprior.library import Library
 from tokenprior.operation import shorten
 from tokenprior.redact import redact
-from tokenprior.store import schema
+from tokenprior.store import codec, schema
 from tokenprior.store.lock import RunLock
 from tokenprior.store.record import RunRecord, RunStore
 from tokenprior.store.writer import Writer
@@ -52,6 +53,9 @@ def open_store(where: str | Path) -> Store:
     shown = redact(address)
     try:
         _migrate(engine, shown)
+    except StoreError:
+        engine.dispose()
+        raise
     except SQLAlchemyError as error:
         engine.dispose()
         cause = shorten(getattr(error, "orig", None) or error, 200)
@@ -76,10 +80,14 @@ def _migrate(engine: sa.Engine, shown: str) -> None:
                 found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
                 if found == NEWEST:
                     return
+                if found is not None and not re.fullmatch(r"\d{4}", str(found)):
+                    raise StoreError(f"{shown}: is another program's database, no store: give another file")
                 if found is not None and str(found) > NEWEST:
                     raise StoreError(
                         f"{shown}: written by a newer tokenprior (schema {found}): pip install -U tokenprior"
                     )
+            elif engine.dialect.name == "sqlite" and sa.inspect(connection).get_table_names():
+                raise StoreError(f"{shown}: is another program's database, no store: give another file")
         from alembic import command
         from alembic.config import Config
 
@@ -134,7 +142,7 @@ class Store:
                         id=run,
                         name=name,
                         kind=kind,
-                        config=redact(json.dumps(config, sort_keys=True)),
+                        config=json.dumps(codec.redacted(config), sort_keys=True),
                         state="running",
                         detail="",
                         created_at=now,

@@ -60,7 +60,7 @@ class RunStore:
         """Note how the run ended, and let go of it."""
 
         def write(connection: sa.Connection) -> None:
-            changed = {"state": state, "detail": redact(detail), "updated_at": time.time()}
+            changed = {"state": state, "detail": codec.plain(redact(detail)), "updated_at": time.time()}
             connection.execute(schema.runs.update().where(schema.runs.c.id == self.run).values(changed))
 
         try:
@@ -130,7 +130,7 @@ class RunStore:
                     attempt=attempt,
                     model=redact(model),
                     state="sent",
-                    request=redact(codec.dumps(request.content())),
+                    request=codec.dumps(codec.redacted(request.content())),
                     input_tokens=reserved.input_tokens,
                     output_tokens=reserved.output_tokens,
                     cached_tokens=reserved.cached_tokens,
@@ -148,7 +148,7 @@ class RunStore:
         )
 
     async def call_failed(self, call: int, kind: str, detail: str, charged: Usage) -> None:
-        await self._settle(call, charged, state="failed", error=redact(f"{kind}: {detail}"))
+        await self._settle(call, charged, state="failed", error=codec.plain(redact(f"{kind}: {detail}")))
 
     async def _settle(self, call: int, usage: Usage, **values: Any) -> None:
         values |= {
@@ -217,7 +217,7 @@ class RunStore:
 
     async def save_advantage(self, step: int, advantage: Advantage) -> None:
         """Keep what a group taught."""
-        key = {"run": self.run, "step": step, "task": advantage.group}
+        key = {"run": self.run, "step": step, "task": advantage.groups[0]}
         values = {"advantage": codec.dumps(codec.advantage_to_json(advantage))}
         await self._writer.run(lambda connection: _put(connection, schema.advantages, key, values))
 
@@ -236,7 +236,7 @@ class RunStore:
             }
             _put(connection, schema.steps, at, values)
             for sequence, (operation, outcome, reason) in enumerate(outcomes):
-                body = {"operation": codec.dumps(operation), "outcome": outcome, "reason": reason}
+                body = {"operation": codec.dumps(operation), "outcome": outcome, "reason": codec.plain(reason)}
                 _put(connection, schema.operations, at | {"sequence": sequence}, body)
 
         await self._writer.run(write)

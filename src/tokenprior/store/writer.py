@@ -1,8 +1,8 @@
 """Writer: one thread, one connection, many operations to a commit.
 
-Every operation is a function of the connection. Those that wait while a commit is under way share the next one
-(group commit), so that each call can be durable before it leaves without paying a disk flush of its own. What an
-operation returns reaches its caller only after the commit.
+Every operation is a function of the connection, called again if what it shared a commit with went wrong. Those that
+wait while a commit is under way share the next one (group commit), so that each call can be durable before it leaves
+without paying a disk flush of its own. What an operation returns reaches its caller only after the commit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from tokenprior.errors import StoreError, TokenpriorError
 from tokenprior.operation import shorten
@@ -79,25 +78,19 @@ class Writer:
                     return
 
     def _commit(self, connection: Connection, batch: list[tuple[Operation, Future[Any]]]) -> None:
-        done: list[tuple[Future[Any], Any]] = []
         try:
             with connection.begin():
-                for operation, future in batch:
-                    try:
-                        # A savepoint each, so that one bad operation does not take its neighbours with it.
-                        with connection.begin_nested():
-                            result = operation(connection)
-                    except TokenpriorError as error:
-                        _settle(future, error=error)
-                    except SQLAlchemyError as error:
-                        _settle(future, error=self._said(error))
-                    else:
-                        done.append((future, result))
+                results = [operation(connection) for operation, _ in batch]
         except Exception as error:
-            for _, future in batch:
-                _settle(future, error=self._said(error))
+            if len(batch) > 1:
+                # Nothing of it was kept. One bad operation does not take its neighbours with it: each goes alone now.
+                # Not by savepoints: a full disk makes SQLite roll back all of a transaction, savepoints included.
+                for one in batch:
+                    self._commit(connection, [one])
+                return
+            _settle(batch[0][1], error=error if isinstance(error, TokenpriorError) else self._said(error))
             return
-        for future, result in done:
+        for (_, future), result in zip(batch, results, strict=True):
             _settle(future, result=result)
 
     def _said(self, error: Exception) -> StoreError:
