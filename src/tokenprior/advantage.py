@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokenprior.experience import words
-from tokenprior.operation import Drop, shorten
+from tokenprior.operation import Drop, short_name, shorten
 from tokenprior.reply import CUT, Malformed, parse_items
 from tokenprior.rollout import Usage
 from tokenprior.task import Task

@@ -15,7 +15,6 @@ from typing import Any, assert_never
 from tokenprior.experience import parse_id
 from tokenprior.reply import CUT, Malformed, parse_items
 
-
 MAX_NAME_WORDS = 8
 NAME_FORM = "two to five words"  # what the prompts write in the place of a name
 

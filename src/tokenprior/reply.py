@@ -194,9 +194,9 @@ class _Span:
 
     Attributes:
         at: where it starts in the text.
-        text: closed where the reply broke off in the middle of a text, behind the last object that is whole.
-        rest: what was cut away then; what there is, if no object was whole.
-        broken: no object was whole.
+        text: where the reply broke off, closed behind the last object that is whole.
+        rest: what was cut away then.
+        broken: it broke off in the middle of a text, and no object in it is whole.
     """
 
     at: int
@@ -241,15 +241,31 @@ def _spans(text: str) -> list[_Span]:
         if not stack:
             spans.append(_Span(at=start, text="".join(parts)))
             continue
-        if in_string and whole is None:
-            left = "".join(parts)
-            spans.append(_Span(at=start, text=left, rest=left, broken=True))
-        elif in_string and whole:
-            count, place, still_open = whole
-            closing = "".join("]" if bracket == "[" else "}" for bracket in reversed(still_open))
-            rest = text[place:].strip(", \n\t") or "…"
-            spans.append(_Span(at=start, text="".join(parts[:count]) + closing, rest=rest))
-        else:
-            spans.append(_Span(at=start, text="".join(parts) + text[at:]))
+        spans.append(_unclosed(start, text, at, parts, stack, whole, in_string))
         break
     return spans
+
+
+def _unclosed(
+    start: int,
+    text: str,
+    at: int,
+    parts: list[str],
+    stack: list[str],
+    whole: tuple[int, int, str] | None,
+    in_string: bool,
+) -> _Span:
+    """The span of a reply that breaks off. json-repair would spoil what is whole, so that is closed by us."""
+    full = "".join(parts) + text[at:]
+    closed = full.rstrip().rstrip(",") + _closing(stack)
+    if not in_string and _strict(closed) is not None:
+        return _Span(at=start, text=closed)
+    if whole is None:
+        return _Span(at=start, text=full, broken=in_string)
+    count, place, still_open = whole
+    rest = text[place:].strip(" \n\t,]}`")
+    return _Span(at=start, text="".join(parts[:count]) + _closing(still_open), rest=rest)
+
+
+def _closing(brackets: Sequence[str]) -> str:
+    return "".join("]" if bracket == "[" else "}" for bracket in reversed(brackets))

@@ -128,7 +128,6 @@ class Connections:
 
         from tokenprior.models.catalog import find
         from tokenprior.models.embedded import EmbeddedServer
-    from tokenprior.models.provider import ProviderModel
         from tokenprior.models.pull import PullProgress, pull
 
         wanted = find(name.removeprefix("embedded:"))

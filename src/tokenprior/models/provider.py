@@ -54,9 +54,12 @@ class ProviderModel:
         """Close the connections."""
         if self._close is not None:
             await self._close()
+        else:
+            async with self._model:  # its provider closes the client that it made when the last one leaves
+                pass
 
     def _address(self, name: str, key_variable: str | None) -> ProviderSideModel:
-        from openai import AsyncOpenAI, DefaultAioHttpClient
+        from openai import AsyncOpenAI, DefaultAioHttpClient, Omit
         from pydantic_ai.models.openai import OpenAIChatModel
         from pydantic_ai.providers.openai import OpenAIProvider
 
@@ -69,9 +72,14 @@ class ProviderModel:
             raise ConfigError(f"model {redact(name)!r}: the environment variable {key_variable} is not set")
         # Never OPENAI_API_KEY here: it would send OpenAI's key to whoever runs this address.
         key = os.environ.get(key_variable or KEY_VARIABLE) or "none"
-        client = AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0, http_client=DefaultAioHttpClient())
-        # The client reads these from the environment too, and would tell them to any address.
-        client.organization = client.project = None
+        client = AsyncOpenAI(
+            base_url=base_url,
+            api_key=key,
+            max_retries=0,
+            http_client=DefaultAioHttpClient(),
+            # The client takes these two from the environment, and would tell them to any address.
+            default_headers={"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()},  # type: ignore[dict-item]
+        )
         self._close = client.close
         return OpenAIChatModel(model, provider=OpenAIProvider(openai_client=client))
 

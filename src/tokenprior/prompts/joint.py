@@ -2,8 +2,8 @@
 
 One group tempts a small learning model into a remark on that task; several groups side by side show what they have in
 common (METHOD section 4). It is asked for one plain sentence, not for JSON, and it sees the wanted replies but not the
-refused ones: with Qwen2.5-Coder-1.5B, two kinds of task and three bundles of six of each, this wording brought the right
-rule 6 of 6 times, and 2 of 6 with each refused reply shown beside the wanted one (LOG.md, 2026-11-23).
+refused ones: with Qwen2.5-Coder-1.5B, two kinds of task and three bundles of six of each, this wording brought the
+right rule 6 of 6 times, and 2 of 6 with each refused reply shown beside the wanted one (LOG.md, 2026-11-23).
 """
 
 from __future__ import annotations

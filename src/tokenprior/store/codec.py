@@ -19,7 +19,7 @@ def dumps(value: Any) -> str:
 
 
 def redacted(value: Any) -> Any:
-    """A JSON value with the secrets taken out of its texts; out of a finished JSON text they could take quotes along."""
+    """A JSON value without the secrets in its texts. Cut out of a finished JSON text they could take quotes along."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
