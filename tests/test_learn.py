@@ -7,8 +7,8 @@ import random
 from pathlib import Path
 
 import pytest
-import world
 
+import world
 from tokenprior.errors import ConfigError
 from tokenprior.learn import LearnResult, learn
 from tokenprior.library import Library
@@ -21,14 +21,21 @@ from tokenprior.store import RunStore, open_store
 pytestmark = pytest.mark.anyio
 
 
-async def run(store: Path, script: object = world.both, *, limits: Limits = Limits(), name: str = "r", **changes: object) -> tuple[LearnResult, ScriptedModel]:
+async def run(
+    store: Path, script: object = world.both, *, limits: Limits | None = None, name: str = "r", **changes: object
+) -> tuple[LearnResult, ScriptedModel]:
     model = ScriptedModel(script)  # type: ignore[arg-type]
     with open_store(store) as opened:
         record = opened.open_run(f"{name}-1", name=name, kind="learn", config={})
-        wired = wire(model, record, limits)
+        wired = wire(model, record, limits or Limits())
         try:
             result = await learn(
-                world.tasks(8), agent=world.agent(wired), verifier=world.SmallLetters(), model=wired, record=record, config=world.config(**changes),
+                world.tasks(8),
+                agent=world.agent(wired),
+                verifier=world.SmallLetters(),
+                model=wired,
+                record=record,
+                config=world.config(**changes),
             )
         finally:
             record.close("done")
@@ -42,7 +49,9 @@ def wire(model: ScriptedModel, record: RunStore, limits: Limits) -> ReplayedMode
 
 async def test_learns_the_one_lesson_there_is_and_gets_better(tmp_path: Path) -> None:
     result, _ = await run(tmp_path / "s.db")
-    assert [e.line for e in result.library] == ["Small letters: When a word is to be repeated, write it in small letters."]
+    assert [e.line for e in result.library] == [
+        "Small letters: When a word is to be repeated, write it in small letters."
+    ]
     first, last = result.steps[0]["mean"], result.steps[-1]["mean"]
     assert first < 0.6 < 0.8 < last
     assert result.library["G0"].provenance.groups, "a lesson knows the groups it came from"

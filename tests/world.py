@@ -19,12 +19,14 @@ from tokenprior.reward import Reward
 from tokenprior.rollout import Rollout
 from tokenprior.task import Task, TaskSet, content_hash
 
-WORDS = "amber birch cedar delta ember fjord grove heron inlet jetty kelp larch maple north ocean pearl".split()
+WORDS = ("amber birch cedar delta ember fjord grove heron inlet jetty kelp larch maple north ocean pearl").split()  # noqa: SIM905  (easier to read)
 
 
 def tasks(count: int) -> TaskSet:
     """Tasks that ask for one word to be repeated."""
-    return TaskSet(Task(id=f"t{i}", question=f"Repeat: {WORDS[i % 16]}{i}", answer=f"{WORDS[i % 16]}{i}") for i in range(count))
+    return TaskSet(
+        Task(id=f"t{i}", question=f"Repeat: {WORDS[i % 16]}{i}", answer=f"{WORDS[i % 16]}{i}") for i in range(count)
+    )
 
 
 class SmallLetters:

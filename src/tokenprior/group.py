@@ -87,4 +87,4 @@ class Group:
     @property
     def distinct_outputs(self) -> int:
         """How many different outputs the attempts brought: what attempts can disagree about without any reward."""
-        return len({" ".join(rollout.output.split()).casefold() for rollout in self.rollouts if not rollout.failure})
+        return len({" ".join(rollout.output.split()) for rollout in self.rollouts if not rollout.failure})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,14 +87,12 @@ def parse_items(text: str, *, wrappers: Sequence[str], marks: Sequence[str]) -> 
         return _flat(whole, wrappers, known)
     lists: list[list[Any]] = []
     single: list[Any] = []
-    others: list[list[Any]] = []
+    others: list[tuple[bool, bool, int, list[Any]]] = []
     spans = _spans(text)
     for span in spans:
         if span.broken:
             continue
-        value = _strict(span.text)
-        if value is None:
-            value = _mended(span.text)
+        value = _piecewise(span.text, lambda value: any(map(known, _flat(value, wrappers, known))))
         if value is None:
             continue
         items = _flat(value, wrappers, known) + ([{CUT: span.rest}] if span.rest else [])
@@ -103,7 +101,7 @@ def parse_items(text: str, *, wrappers: Sequence[str], marks: Sequence[str]) -> 
         elif any(map(known, items)):
             lists.append(items)
         else:
-            others.append(items)
+            others.append((isinstance(value, dict), not items, len(span.text), items))
     if lists:
         return lists[-1]  # a model that corrects itself means its last one
     if single:
@@ -113,8 +111,18 @@ def parse_items(text: str, *, wrappers: Sequence[str], marks: Sequence[str]) -> 
     if "{" in text and any(map(known, items := _flat(_mended(text) or [], wrappers, known))):
         return items
     if others:
-        return max(others, key=len) if all(others) else []
+        return max(others, key=lambda other: other[:3])[3]  # a wrapping object, an empty list, or what is longest
     raise Malformed("the reply holds no JSON list of objects")
+
+
+def _piecewise(text: str, meant: Callable[[Any], bool], depth: int = 0) -> Any:
+    """A value that is mended no further up than need be: json-repair may spoil what is whole beside a broken part."""
+    value = _strict(text)
+    if value is None and depth < 3:
+        inside = [_piecewise(span.text, meant, depth + 1) for span in _spans(text[1:-1])]
+        if any(piece is not None and meant(piece) for piece in inside):
+            value = [piece for piece in inside if piece is not None]
+    return _mended(text) if value is None else value
 
 
 def _flat(value: Any, wrappers: Sequence[str], known: Any) -> list[Any]:
@@ -258,7 +266,7 @@ def _unclosed(
     """The span of a reply that breaks off. json-repair would spoil what is whole, so that is closed by us."""
     full = "".join(parts) + text[at:]
     closed = full.rstrip().rstrip(",") + _closing(stack)
-    if not in_string and _strict(closed) is not None:
+    if not in_string and _strict(closed):
         return _Span(at=start, text=closed)
     if whole is None:
         return _Span(at=start, text=full, broken=in_string)

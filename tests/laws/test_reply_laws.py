@@ -205,7 +205,6 @@ def test_every_lesson_of_a_lightly_damaged_reply_survives_with_its_exact_text(
         "['" * 30_000,
         '["' * 30_000,
         '"' * 100_000,
-        "{}" * 30_000,
         '[{"op":"Add","text":"' + "x " * 50_000,
         "[/*" * 30_000,
     ],

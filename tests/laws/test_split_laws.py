@@ -78,7 +78,7 @@ def test_different_seeds_part_differently() -> None:
 
 def test_too_few_tasks_and_negative_parts_are_clear_errors() -> None:
     tasks = task_set(["a", "b", "c"])
-    with pytest.raises(ConfigError, match="asks for 4 tasks .* there are 3"):
+    with pytest.raises(ConfigError, match=r"asks for 4 tasks .* there are 3"):
         tasks.split(practice=2, gate=1, held_out=1)
     with pytest.raises(ConfigError, match="negative"):
         tasks.split(practice=2, gate=-1)
