@@ -89,7 +89,7 @@ class FakeOpenAI:
         self.met: Counter[str] = Counter()
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
-        self.on_call: Callable[[int], None] | None = None
+        self.on_call: Callable[[Request], None] | None = None
         self.in_flight = self.most_in_flight = self.calls = 0
         self.port = 0
         self._loop = asyncio.new_event_loop()
@@ -149,7 +149,7 @@ class FakeOpenAI:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             if self.on_call:
-                self.on_call(self.calls)
+                self.on_call(said)
             if fault := self.fault_for(said.key.task, self.seen[said.key.task]):
                 self.met[fault] += 1
                 return await self._misbehave(fault, request, body)

@@ -88,6 +88,6 @@ def test_a_group_that_does_not_fit_together_is_a_mistake() -> None:
 
 def test_a_reward_is_a_finite_number_or_has_a_reason() -> None:
     for value in (float("nan"), float("inf"), None):
-        with pytest.raises(ValueError, match="reason|finite"):
+        with pytest.raises(ValueError, match=r"reason|finite"):
             Reward(value=value)
     assert Reward.unscored("").reason

@@ -287,7 +287,9 @@ def load_config(path: str | Path) -> Config:
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first problem of a validation in one line, with the nearest right key for an unknown one."""
-    problem = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    # A misspelt key is unknown and its right name missing: the first says more.
+    problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
     where = ".".join(str(part) for part in problem["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":

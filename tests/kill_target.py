@@ -1,0 +1,70 @@
+"""A learning run to be killed: `python tests/kill_target.py STORE URL` learns in the small world, or goes on with it.
+
+The library is written to STORE.json at the end. `python tests/kill_target.py --fork` imports everything once and then
+reads lines of `STORE URL`, each of which becomes a process of its own; it prints their ids, and how each one ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import world
+from tokenprior.config import EndpointSettings
+from tokenprior.learn import learn
+from tokenprior.models.budget import Budget, Limits
+from tokenprior.models.connect import Connections
+from tokenprior.models.retried import RetryPolicy
+from tokenprior.store import open_store
+
+
+async def run(store: Path, url: str) -> None:
+    """Learn with summaries, so that all phases have their calls."""
+    with open_store(store) as opened:
+        record = opened.open_run("r-1", name="r", kind="learn", config={})
+        budget = Budget(Limits(), spent=record.spent())
+        settings = EndpointSettings(concurrency=6)
+        connections = Connections(settings, ledger=record, budget=budget, prices={}, policy=RetryPolicy())
+        async with connections:
+            model = await connections.model(f"{url}#fake")
+            result = await learn(
+                world.tasks(8),
+                agent=world.agent(model),
+                verifier=world.SmallLetters(),
+                model=model,
+                record=record,
+                config=world.config(compact=False),
+            )
+        record.close("done")
+    store.with_suffix(".json").write_text(result.library.dumps())
+
+
+def fork() -> None:
+    """Start-up is most of the time of a short run; processes made so have it behind them, and share nothing else."""
+    import pydantic_ai.direct
+    import pydantic_ai.models.openai  # noqa: F401
+
+    import tokenprior.models.provider  # noqa: F401
+
+    for line in sys.stdin:
+        store, url = line.split()
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                asyncio.run(run(Path(store), url))
+                status = 0
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        print(child, flush=True)  # noqa: T201 (this is how it speaks)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--fork":
+        fork()
+    else:
+        asyncio.run(run(Path(sys.argv[1]), sys.argv[2]))

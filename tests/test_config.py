@@ -1,0 +1,123 @@
+"""The config file: what it says back when something in it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tokenprior.config import BudgetSettings, EvaluateConfig, LearnConfig, load_config
+from tokenprior.errors import ConfigError
+
+GOOD = """\
+tasks:
+  path: data/t.jsonl
+  fields: {question: q}
+  split: {practice: 3, held_out: 4}
+agent:
+  model: embedded
+verifier: exact
+"""
+
+
+def written(tmp_path: Path, content: str, name: str = "run.yaml") -> Path:
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def refusal(tmp_path: Path, content: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(written(tmp_path, content))
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "run.yaml" in text
+    return text
+
+
+def test_a_good_file_is_read_with_paths_relative_to_it(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, GOOD))
+    assert config.tasks.path == tmp_path / "data/t.jsonl"
+    assert config.store == str(tmp_path / "tokenprior.db")
+    assert config.name == "run"
+    assert config.verifier == {"kind": "exact"}
+    assert config.tasks.split is not None
+    assert config.tasks.split.held_out == 4
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [("my run (1).yaml", "my-run-1"), ("数据.yaml", "run"), ("a" * 60 + ".yaml", "a" * 48)]
+)
+def test_a_file_may_be_called_what_a_run_may_not(tmp_path: Path, file: str, name: str) -> None:
+    assert load_config(written(tmp_path, GOOD, file)).name == name
+
+
+def test_a_store_address_and_absolute_paths_stay(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, GOOD + "store: postgresql://h/db\n"))
+    assert config.store == "postgresql://h/db"
+    other = GOOD.replace("data/t.jsonl", "/data/t.jsonl") + "store: /var/x.db\n"
+    assert load_config(written(tmp_path, other)).tasks.path == Path("/data/t.jsonl")
+    assert load_config(written(tmp_path, other)).store == "/var/x.db"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (GOOD + "lern:\n  epochs: 2\n", "unknown key 'lern': did you mean 'learn'?"),
+        (GOOD + "learn:\n  epoch: 2\n", "unknown key 'learn.epoch': did you mean 'epochs'?"),
+        (GOOD + "learn:\n  library:\n    max_word: 9\n", "'learn.library.max_word': did you mean 'max_words'?"),
+        (GOOD.replace("practice", "practise"), "did you mean 'practice'?"),
+        (GOOD + "learn:\n  zzzz: 2\n", "unknown key 'learn.zzzz'; known here: "),
+        (GOOD + "learn:\n  epochs: many\n", "key 'learn.epochs': got 'many'; input should be a valid integer"),
+        (GOOD + "learn:\n  group_size: 0\n", "key 'learn.group_size': got 0; input should be greater"),
+        (GOOD + "learn:\n  temperature: -1\n", "key 'learn.temperature': got -1"),
+        (GOOD + "learn:\n  preset: papper\n", "key 'learn.preset': got 'papper'; input should be 'paper'"),
+        (GOOD + "budget:\n  usd: 0\n", "key 'budget.usd': got 0"),
+        (GOOD + "name: a b\n", "key 'name': got 'a b'"),
+        (GOOD.replace("question: q", "prompt: q"), "prompt"),
+        (GOOD.replace("agent:\n  model: embedded\n", ""), "key 'agent' is missing"),
+        ("agent: {model: m}\n", "key 'tasks' is missing (and 1 more)"),
+        (GOOD + "learn:\n  epochs: [1\n", "run.yaml:10: not YAML: expected ',' or ']'"),
+        (GOOD + "\tx: 1\n", "run.yaml:8: not YAML: found character '\\t'"),
+        ("a: \x07\n", "not YAML: unacceptable character"),
+        ("when: 2026-99-99\n", "not YAML"),
+        ("- a\n", "expected keys such as `tasks:` and `agent:`, got list"),
+        ("", "got NoneType"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, content: str, words: str) -> None:
+    assert words in refusal(tmp_path, content)
+
+
+def test_a_file_that_is_not_there_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read: No such file .*tokenprior init"):
+        load_config(tmp_path / "none.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "latin.yaml")
+
+
+def test_the_preset_is_what_the_paper_used_and_given_keys_win() -> None:
+    paper = LearnConfig(preset="paper").resolved()
+    assert (paper.epochs, paper.batch_size, paper.group_size, paper.temperature, paper.compact) == (
+        3,
+        None,
+        5,
+        0.7,
+        False,
+    )
+    mixed = LearnConfig(preset="paper", group_size=3, epochs=1).resolved()
+    assert (mixed.group_size, mixed.epochs, mixed.compact) == (3, 1, False)
+    plain = LearnConfig()
+    assert plain.resolved() == plain
+    assert paper.resolved() == paper
+    assert EvaluateConfig().temperature == 0.3
+
+
+def test_settings_are_frozen_and_know_their_limits() -> None:
+    config = LearnConfig()
+    with pytest.raises(ValueError, match="frozen"):
+        config.epochs = 5  # type: ignore[misc]
+    limits = BudgetSettings(usd=1.5, calls=3).limits
+    assert (limits.usd, limits.calls, limits.tokens, limits.minutes) == (1.5, 3, None, None)
+    assert LearnConfig().library.bounds.max_words == 32

@@ -1,0 +1,50 @@
+"""Keys never reach a text that is kept; other words do."""
+
+from __future__ import annotations
+
+import pytest
+
+from tokenprior.redact import redact
+
+SECRET = "abc123def456ghi7"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "wrong key sk-proj-4f7Gh2kL9mN0pQrS",
+        "key sk-ab***********89yz was refused",
+        "token hf_AbCdEf0123456789",
+        "gsk_0a1b2c3d4e5f6a7b",
+        "ghp_0a1b2c3d4e5f6a7b8c9d",
+        "AIzaSyA1234567890abcdefghijkl",
+        "Authorization: Bearer 0a1b2c3d4e5f",
+        "https://user:pa55word@host/v1",
+    ],
+)
+def test_what_looks_like_a_key_is_replaced(text: str) -> None:
+    clean = redact(text)
+    assert "[redacted]" in clean
+    assert not any(part in clean for part in ("4f7Gh2kL", "89yz", "0123456789", "1b2c3d", "1234567890", "pa55word"))
+
+
+@pytest.mark.parametrize("name", ["MY_API_KEY", "OPENAI_API_KEY", "HF_TOKEN", "db_password", "CLIENT_SECRET"])
+def test_the_value_of_a_secret_variable_is_replaced(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, SECRET)
+    assert redact(f"401 for {SECRET}: no") == "401 for [redacted]: no"
+
+
+@pytest.mark.parametrize("name", ["MONKEY", "KEYBOARD", "TOKENIZER", "HOME_DIR"])
+def test_a_variable_that_is_no_secret_is_not(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, SECRET)
+    assert redact(SECRET) == SECRET
+
+
+def test_a_short_value_would_black_out_words_and_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "the")
+    assert redact("the answer") == "the answer"
+
+
+def test_plain_words_are_left_as_they_are() -> None:
+    text = "When a task asks for risk-adjusted values, see http://localhost:8000/v1#name and the skill list."
+    assert redact(text) == text
