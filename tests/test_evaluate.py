@@ -1,4 +1,4 @@
-"""What a prior is worth: paired, with what was not scored counted apart, and in words that claim no more than is known."""
+"""What a prior is worth: paired, unscored counted apart, and in words that claim no more than is known."""
 
 from __future__ import annotations
 

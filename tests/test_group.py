@@ -73,8 +73,8 @@ def test_success_is_where_the_setting_puts_it() -> None:
     assert group(0.5, 0.6).kind(success_at=0.5, threshold=0.2) == "all_success"
 
 
-def test_outputs_differ_by_more_than_case_and_space_and_failures_have_none() -> None:
-    rollouts = (rollout(0, "A  b"), rollout(1, "a b\n"), rollout(2, "c"), rollout(3, failed=True))
+def test_outputs_differ_by_more_than_space_and_failures_have_none() -> None:
+    rollouts = (rollout(0, "A  b"), rollout(1, "A b\n"), rollout(2, "c"), rollout(3, failed=True))
     made = Group(task=TASK, rollouts=rollouts, rewards=(Reward.unscored("none"),) * 4)
     assert made.distinct_outputs == 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -20,7 +21,10 @@ from tokenprior.store import open_store
 
 TARGET = Path(__file__).with_name("kill_target.py")
 PHASES: tuple[Phase, ...] = ("rollout", "summary", "contrast", "revise")
+MOST = {"rollout": 8, "summary": 4, "contrast": 2, "revise": 1}  # from which of its calls a kill is drawn
 KILLS = 30
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked and held by pidfd")
 
 # Starts a run; returns a function that kills it, and one that waits for its exit code.
 Start = Callable[[Path, str], tuple[Callable[[], None], Callable[[], int]]]
@@ -50,24 +54,19 @@ def forking() -> Iterator[Start]:
             ask.write(f"{store} {url}\n")
             ask.flush()
             child = int(answers.readline())
-            alive = threading.Lock()
-            ended: list[int] = []
+            pidfd = os.pidfd_open(child)  # it ends only after calls to our server, so the number is still its own
+            lock = threading.Lock()
+            open_fds = [pidfd]
 
             def kill() -> None:
-                with alive, suppress(ProcessLookupError):
-                    if not ended:
-                        # Its parent waits for it at once, so its number may be gone, but hardly be another's already.
-                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-
-            import os
-
-            pidfd = os.pidfd_open(child)
+                with lock, suppress(ProcessLookupError):
+                    for fd in open_fds:
+                        signal.pidfd_send_signal(fd, signal.SIGKILL)
 
             def wait() -> int:
                 code = int(answers.readline())
-                with alive:
-                    ended.append(code)
-                    os.close(pidfd)
+                with lock:
+                    os.close(open_fds.pop())
                 return code
 
             return kill, wait
@@ -77,50 +76,54 @@ def forking() -> Iterator[Start]:
         parent.wait(20)
 
 
-def disturbed(start: Start, store: Path, seed: int, kills: int) -> Counter[str]:
-    """Run to the end, killed up to so many times on the way. Returns how often in which phase.
+class Killer:
+    """Kills once, some milliseconds after the n-th call of a phase has reached the server: before its reply has left,
+    on the way, while it is being written down, or later."""
 
-    A kill falls at a random call of a random phase, some milliseconds after it has reached the server: before its
-    reply has left, on the way, while it is being written down, or later.
-    """
+    def __init__(self, phase: Phase | None, rng: random.Random) -> None:
+        self._phase = phase
+        self._left = rng.randint(1, MOST.get(phase or "", 1))
+        self._wait_s = rng.choice([0.0, 0.0, 0.002, 0.004, 0.006, 0.01, 0.02])
+        self._started = threading.Event()
+        self._timer: threading.Timer | None = None
+        self._kill: Callable[[], None] = lambda: None
+
+    def aim(self, kill: Callable[[], None]) -> None:
+        self._kill = kill
+        self._started.set()
+
+    def on_call(self, request: Request) -> None:
+        self._left -= request.key.phase == self._phase
+        if self._left == 0 and self._timer is None:
+            assert self._started.wait(20)
+            self._timer = threading.Timer(self._wait_s, self._kill)
+            self._timer.start()
+
+    def finish(self) -> None:
+        if self._timer is not None:
+            self._timer.join()
+
+
+def disturbed(start: Start, store: Path, seed: int, kills: int) -> Counter[str]:
+    """Run to the end, killed up to so many times on the way, in all phases. Returns how often in which."""
     rng = random.Random(seed)
     killed: Counter[str] = Counter()
-    timers: list[threading.Timer] = []
+    plan = [PHASES[n] if n < len(PHASES) else rng.choice(PHASES) for n in range(kills)]
+    rng.shuffle(plan)
     with FakeOpenAI(delay_s=0.004) as server:
-        plan = [PHASES[n % 4] if n < 4 else rng.choice(PHASES) for n in range(kills)]
-        rng.shuffle(plan)
         while True:
             phase = plan.pop() if plan else None
-            left = [rng.randrange(1, {"rollout": 10, "summary": 8, "contrast": 3, "revise": 2}.get(phase or "", 2))]
-            wait_s = rng.choice([0.0, 0.0, 0.002, 0.004, 0.006, 0.01, 0.02])
-            ready = threading.Event()
-
-            def on_call(
-                request: Request,
-                phase: str | None = phase,
-                left: list[int] = left,
-                wait_s: float = wait_s,
-                ready: threading.Event = ready,
-            ) -> None:
-                if request.key.phase == phase:
-                    left[0] -= 1
-                    if left[0] == 0:
-                        ready.wait(10)
-                        timers.append(threading.Timer(wait_s, kill))
-                        timers[-1].start()
-
-            server.on_call = on_call
+            killer = Killer(phase, rng)
+            server.on_call = killer.on_call
             kill, wait = start(store, server.url)
-            ready.set()
+            killer.aim(kill)
             code = wait()
-            for timer in timers:
-                timer.join()
-            timers.clear()
+            killer.finish()
             if code == 0:
                 break
             assert code == -signal.SIGKILL, f"the run ended by itself with {code}"
-            killed[str(phase)] += 1
             assert not store.with_suffix(".json").exists()
+            killed[str(phase)] += 1
         check(server, store)
     return killed
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import world
-from tokenprior.errors import ConfigError
+from tokenprior.errors import ConfigError, ModelError
 from tokenprior.learn import LearnResult, learn
 from tokenprior.library import Library
-from tokenprior.models.base import Request
+from tokenprior.models.base import CallFailed, Request
 from tokenprior.models.budget import Budget, Limits
 from tokenprior.models.recorded import MeteredModel, ReplayedModel
 from tokenprior.models.scripted import ScriptedModel
@@ -96,3 +96,29 @@ async def test_no_tasks_is_a_clear_error(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="no tasks"):
             await learn([], agent=world.agent(model), verifier=world.SmallLetters(), model=model, record=record)
         record.close("failed")
+
+
+async def test_an_outage_is_no_result_and_the_same_call_tries_again(tmp_path: Path) -> None:
+    def down(request: Request) -> str:
+        raise CallFailed("unreachable", "connection refused", retryable=True)
+
+    with pytest.raises(
+        ModelError, match=r"every attempt of the step failed \(12 unreachable; the first: connection refused\)"
+    ):
+        await run(tmp_path / "s.db", down)
+    again, _ = await run(tmp_path / "s.db")
+    undisturbed, _ = await run(tmp_path / "other.db")
+    assert again.library.dumps() == undisturbed.library.dumps()
+
+
+async def test_a_learning_model_that_is_away_stops_the_run_and_costs_no_rollout(tmp_path: Path) -> None:
+    def away(request: Request) -> str:
+        if request.key.phase == "contrast":
+            raise CallFailed("connection", "gone", retryable=True)
+        return world.both(request)
+
+    with pytest.raises(ModelError, match="no call to the learning model came through"):
+        await run(tmp_path / "s.db", away, epochs=1)
+    _, model = await run(tmp_path / "s.db", epochs=1)
+    first_step = [r for r in model.requests if r.key.step == 0]
+    assert not any(r.key.phase == "rollout" for r in first_step), "what was paid for is not made again"

@@ -5,7 +5,9 @@ The names below are loaded when they are first used, so that importing the packa
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -96,11 +98,24 @@ __all__ = [
 ]
 
 
+class _Package(ModuleType):
+    """Keeps a module from taking the place of the function of its name: `tokenprior.learn` is what one calls.
+
+    Importing a submodule sets it as an attribute of its package, so after `from tokenprior import compare` the name
+    `tokenprior.evaluate` was a module.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (isinstance(value, ModuleType) and _HOME.get(name) == name):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'tokenprior' has no attribute {name!r}")
-    # A module and a function may share a name (`tokenprior.learn`): the function is what the package offers, and
-    # importing the module has just put itself in that place.
     value = getattr(import_module(f"tokenprior.{_HOME[name]}"), name)
     globals()[name] = value
     return value

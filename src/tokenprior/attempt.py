@@ -52,7 +52,8 @@ async def attempt(
         made_of = content_hash([agent.fingerprint, task.fingerprint, prior.fingerprint])
         kept = await shelf.find_rollout(phase, step, task.id, index, made_of)
         rollout, judged_by, reward = kept or (None, None, None)
-        if rollout is None:
+        if rollout is None or (rollout.failure is not None and rollout.failure.is_passing):
+            reward = None
             rollout = await agent.attempt(task, prior, phase=phase, step=step, index=index)
             await shelf.save_rollout(phase, step, made_of, rollout, None, None)
         if reward is None or judged_by != verifier.fingerprint:

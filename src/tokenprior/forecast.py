@@ -32,7 +32,7 @@ def forecast(config: Config, tasks: Sequence[Task]) -> Forecast:
     rollouts = groups * learn.group_size
     summaries = rollouts if _summarises(agent, learn) else 0
     shown = min(agent.max_tokens, learn.attempt_chars // 3)
-    library = learn.library.max_tokens
+    library = min(learn.library.max_tokens, learn.library.max_experiences * 2 * learn.library.max_words)
     question = sum(estimate_tokens(task.question) for task in tasks) / max(1, len(tasks))
     policy_in = rollouts * (
         question + estimate_tokens(agent.instructions) + min(library, learn.prior_tokens or library)

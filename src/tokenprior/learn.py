@@ -21,7 +21,7 @@ from tokenprior.attempt import attempt
 from tokenprior.config import LearnConfig
 from tokenprior.contrast import bundles, contrast
 from tokenprior.epoch import Step, plan_steps
-from tokenprior.errors import BudgetReached, ConfigError
+from tokenprior.errors import BudgetReached, ConfigError, ModelError
 from tokenprior.flow import all_of
 from tokenprior.group import Group
 from tokenprior.library import Library
@@ -92,6 +92,7 @@ async def learn(
         tracker.now = Progress(step=step.index + 1, steps=len(steps), experiences=len(library))
         try:
             groups, advantages = await _groups(step, library, agent, verifier, model, record, config, guard, tracker)
+            _require_progress(groups, advantages)
             tracker.change(phase="library update")
             revision = await revise(
                 library, advantages, model=model, config=config, guard=guard, run=record.run, step=step.index
@@ -144,6 +145,20 @@ async def _groups(
     flowed = await all_of(flow(bundle) for bundle in bundles(step.tasks, config))
     groups = [group for bundle, _ in flowed for group in bundle]
     return groups, [advantage for _, advantage in flowed if advantage is not None]
+
+
+def _require_progress(groups: Sequence[Group], advantages: Sequence[Advantage]) -> None:
+    """A step in which no call came through is an outage, not a result: it is not recorded, and tried again."""
+    failures = Counter(r.failure.kind for group in groups for r in group.rollouts if r.failure)
+    if sum(failures.values()) == sum(len(group.rollouts) for group in groups):
+        first = next(r.failure for group in groups for r in group.rollouts if r.failure)
+        raise ModelError(
+            f"every attempt of the step failed ({', '.join(f'{n} {kind}' for kind, n in sorted(failures.items()))}; "
+            f"the first: {first.detail}): put the endpoint right, and the same command goes on"
+        )
+    if advantages and not any(advantage.usage.calls for advantage in advantages):
+        reason = next((drop.reason for advantage in advantages for drop in advantage.drops), "no reason given")
+        raise ModelError(f"no call to the learning model came through ({reason}): the same command goes on from here")
 
 
 def step_report(

@@ -64,6 +64,11 @@ class Failure:
     kind: str
     detail: str
 
+    @property
+    def is_passing(self) -> bool:
+        """Whether the cause lay in the way to the endpoint, so that a run that goes on tries again."""
+        return self.kind in ("unreachable", "connection", "rate-limit")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:

@@ -94,7 +94,7 @@ def test_an_unknown_form_names_those_that_there_are() -> None:
 
 TEXTS = st.text(
     st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Cn", "Co"])
-    | st.sampled_from('\n:[]{}"\\$#-|>&*!%@`'),
+    | st.sampled_from('\n\x85\u2028\t:[]{}"\\$#-|>&*!%@`'),
     min_size=1,
     max_size=60,
 )

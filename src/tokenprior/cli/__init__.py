@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 
 import typer
 
@@ -41,6 +42,9 @@ def _root(version: bool = typer.Option(False, "--version", help="Show the versio
 
 def main() -> None:
     """Run the command line. A user's mistake ends in one line and a non-zero exit code, never in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a lesson may hold what the terminal's encoding does not
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except TokenpriorError as error:

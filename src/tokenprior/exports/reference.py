@@ -27,7 +27,9 @@ def dumps(library: Library) -> str:
         pass
 
     def literal(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+        # Unless it is quoted, YAML reads U+0085 back as a line end.
+        style = '"' if "\x85" in value else "|" if "\n" in value else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Dumper.add_representer(str, literal)
     lines = "\n".join(f"[{e.id}]. {e.line}" for e in library)

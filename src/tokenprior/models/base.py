@@ -79,7 +79,7 @@ class CallFailed(Exception):
     """A call that brought no reply, after whatever retries its kind deserves. Becomes a `Failure`, ends no run.
 
     Attributes:
-        kind: `timeout`, `connection`, `rate-limit`, `http-NNN`, `garbled`.
+        kind: `timeout`, `unreachable` (nothing was sent), `connection`, `rate-limit`, `http-NNN`, `garbled`.
         retryable: whether the same call may do better later.
         retry_after_s: how long the endpoint asked to wait, if it did.
     """

@@ -58,7 +58,7 @@ class EmbeddedChild:
         try:
             return await self._inner.answer(request)
         except CallFailed as failed:
-            if failed.kind == "connection":
+            if failed.kind in ("connection", "unreachable"):
                 raise CallFailed("connection", "the embedded model's server went away", retryable=True) from failed
             raise
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import socket
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,8 @@ class ProviderModel:
         except ImportError as error:
             raise ConfigError(f"model {name!r}: {shorten(redact(str(error)), 300)}") from error
         except (UserError, ValueError) as error:
+            if variable := re.search(r"`(\w+_(?:KEY|TOKEN))` environment variable", str(error)):
+                raise ConfigError(f"model {name!r}: the environment variable {variable[1]} is not set") from error
             raise ConfigError(
                 f"model {name!r}: {shorten(redact(str(error)), 300)} (or use `embedded`, or http://HOST/v1#MODEL)"
             ) from error
@@ -191,6 +194,8 @@ def _mapped(error: Exception, name: str, timeout_s: float) -> Exception:
         return CallFailed("garbled", detail, retryable=True)
     if isinstance(error, ModelAPIError):
         words = shorten(redact(str(causes[-1])), 300) or type(causes[-1]).__name__
+        if any(isinstance(cause, ConnectionRefusedError | socket.gaierror) for cause in causes):
+            return CallFailed("unreachable", words, retryable=True)
         return CallFailed("connection", words, retryable=True)
     if isinstance(error, UserError):
         return ConfigError(f"{redact(name)}: {detail}")

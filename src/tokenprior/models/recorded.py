@@ -83,6 +83,6 @@ class MeteredModel:
 
     def _charged(self, failure: CallFailed, most: Usage) -> Usage:
         """A refusal costs nothing; a reply that never came whole may have been paid for, and counts in full."""
-        if failure.kind == "rate-limit" or failure.kind.startswith("http-"):
+        if failure.kind in ("rate-limit", "unreachable") or failure.kind.startswith("http-"):
             return Usage(calls=1, cost_usd=0.0)
         return most
