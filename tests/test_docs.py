@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import yaml
 
+import world
+from fake_openai import FakeOpenAI
 from tokenprior.config import Config
 
 ROOT = Path(__file__).parent.parent
@@ -66,8 +68,32 @@ def test_links_between_documents_lead_somewhere() -> None:
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
-@pytest.mark.parametrize("example", ["own_pieces.py"])
-def test_examples_run(example: str, tmp_path: Path) -> None:
-    made = command(str(ROOT / "examples" / example), cwd=tmp_path)
+def test_the_example_with_own_pieces_runs(tmp_path: Path) -> None:
+    made = command(str(ROOT / "examples/own_pieces.py"), cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     assert "When greeting somebody, write in small letters." in made.stdout
+
+
+def test_the_quickstart_runs_and_the_command_line_does_the_same(tmp_path: Path) -> None:
+    rows = [{"question": task.question, "answer": task.answer} for task in world.tasks(30)]
+    (tmp_path / "tasks.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    with FakeOpenAI() as server:
+        config = {
+            "tasks": {"path": "tasks.jsonl", "split": {"practice": 10, "held_out": 20}},
+            "agent": {"model": server.model, "instructions": "Do what is asked.", "max_tokens": 50},
+            "verifier": "exact",
+            "learn": {"epochs": 1, "group_size": 3},
+        }
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+        made = command(str(ROOT / "examples/quickstart.py"), "run.yaml", cwd=tmp_path)
+        assert made.returncode == 0, made.stderr
+        assert "learned helps:" in made.stdout
+        asked = server.calls
+        learned = command("-m", "tokenprior", "learn", "run.yaml", cwd=tmp_path)
+        compared = command("-m", "tokenprior", "compare", "run.yaml", "--json", "out.json", cwd=tmp_path)
+        assert server.calls == asked, "the command line goes on where the program was"
+    assert learned.returncode == 0, learned.stderr
+    assert "[G0] Small letters:" in learned.stdout
+    assert compared.returncode == 0, compared.stderr
+    assert compared.stdout.splitlines()[-1] in made.stdout
+    assert {arm["arm"] for arm in json.loads((tmp_path / "out.json").read_text())["arms"]} == {"no prior", "learned"}

@@ -92,23 +92,28 @@ def _lesson(item: Any) -> Lesson | Drop:
 class LeakGuard:
     """Refuses words that give away what practice tasks ask or answer (METHOD: answers do not leak).
 
-    Covered: a verbatim piece of a question of `QUOTE` words or more; an answer that is peculiar to its task, wherever
-    it stands; any answer at all, where the text says that the answer *is* it and no choice among many is asked.
-    Not covered: paraphrase, and an answer of one digit in passing ("use 2 steps").
+    Covered: a verbatim piece of a question of `QUOTE` words or more, and a whole one of `SHORT` or more; an answer
+    that is peculiar to its task, wherever it stands; any answer at all, where the text says that the answer *is* it and
+    no choice among many is asked. Not covered: paraphrase, a question of one or two words (a lesson may need that word),
+    and an answer of one digit in passing ("use 2 steps").
     """
 
     QUOTE = 8
+    SHORT = 3
     FEW = 4  # so many different answers or fewer: naming one of them is a constant answer, not a category
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         owners: dict[str, set[str]] = {}
         self._quotes: dict[tuple[str, ...], str] = {}
+        self._short: dict[str, str] = {}
         for task in tasks:
             for answer in task.accepted:
                 owners.setdefault(" ".join(words(answer)), set()).add(task.id)
             tokens = words(task.question)
             for at in range(len(tokens) - self.QUOTE + 1):
                 self._quotes.setdefault(tuple(tokens[at : at + self.QUOTE]), task.id)
+            if self.SHORT <= len(tokens) < self.QUOTE:
+                self._short.setdefault(f" {' '.join(tokens)} ", task.id)
         owners.pop("", None)
         shared_text = self._common_quotes(tasks)
         self._quotes = {quote: task for quote, task in self._quotes.items() if quote not in shared_text}
@@ -137,6 +142,8 @@ class LeakGuard:
             if task := self._quotes.get(tuple(tokens[at : at + self.QUOTE])):
                 return f"quotes the question of task {task}"
         joined = f" {' '.join(tokens)} "
+        if task := next((task for question, task in self._short.items() if question in joined), None):
+            return f"quotes the question of task {task}"
         if not self._categories and any(f" {answer} " in joined for answer in self._own):
             return "repeats the answer of one training task"
         stated = self._few if self._categories or self._few else self._any
