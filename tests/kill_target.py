@@ -7,6 +7,7 @@ reads lines of `STORE URL`, each of which becomes a process of its own; it print
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -46,8 +47,18 @@ def fork() -> None:
     import pydantic_ai.direct
     import pydantic_ai.models.openai  # noqa: F401
 
-    import tokenprior.models.provider  # noqa: F401
+    from tokenprior.models.base import CallFailed, CallKey, Request
+    from tokenprior.models.provider import ProviderModel
+    from tokenprior.rollout import Message
 
+    async def warm() -> None:
+        """One call that nobody answers, for what is only made ready by a call."""
+        model = ProviderModel("http://127.0.0.1:9/v1#nobody")
+        with contextlib.suppress(CallFailed):
+            await model.answer(Request(key=CallKey(phase="rollout"), messages=(Message(role="user", content="x"),)))
+        await model.aclose()
+
+    asyncio.run(warm())
     for line in sys.stdin:
         store, url = line.split()
         child = os.fork()

@@ -95,13 +95,18 @@ async def test_a_mix_of_all_faults_ends_with_everything_accounted_for(tmp_path: 
     assert len(result.steps) == 4
 
 
-async def test_an_endpoint_that_never_brings_a_reply_costs_all_rollouts_and_ends(tmp_path: Path) -> None:
+async def test_an_endpoint_that_never_brings_a_reply_ends_the_run_with_the_step_undone(tmp_path: Path) -> None:
+    step = 4 * GROUP
     with FakeOpenAI(faults=["500", "garbage", "close"], first=None) as server:
-        result = await run(tmp_path / "s.db", server)
-        assert server.calls == EVERY * QUICK.attempts, "nothing else is asked when there is nothing to learn from"
-    failed = check(result, tmp_path / "s.db")
-    assert sum(failed.values()) == EVERY
-    assert len(result.library) == 0
+        with pytest.raises(ModelError, match="every attempt of the step failed"):
+            await run(tmp_path / "s.db", server)
+        assert server.calls == step * QUICK.attempts, "nothing else is asked when there is nothing to learn from"
+    with open_store(tmp_path / "s.db") as store:
+        failures = [row["rollout"]["failure"] for row in store.rows("rollouts", "r-1")]
+        assert len(failures) == step
+        assert all(failures)
+    with FakeOpenAI() as server:
+        check(await run(tmp_path / "s.db", server), tmp_path / "s.db")
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])

@@ -167,7 +167,7 @@ def test_thirty_kills_over_all_phases(tmp_path: Path, undisturbed: str) -> None:
             if (left := KILLS - killed.total()) <= 0:
                 break
             store = tmp_path / f"{seed}.db"
-            killed += disturbed(start, store, seed, min(6, left))
+            killed += disturbed(start, store, seed, min(8, left))
             assert store.with_suffix(".json").read_text() == undisturbed, "byte for byte"
     assert killed.total() == KILLS
     assert set(killed) == set(PHASES)

@@ -94,8 +94,8 @@ class LeakGuard:
 
     Covered: a verbatim piece of a question of `QUOTE` words or more, and a whole one of `SHORT` or more; an answer
     that is peculiar to its task, wherever it stands; any answer at all, where the text says that the answer *is* it and
-    no choice among many is asked. Not covered: paraphrase, a question of one or two words (a lesson may need that word),
-    and an answer of one digit in passing ("use 2 steps").
+    no choice among many is asked. Not covered: paraphrase, a question of one or two words (a lesson may need them), and
+    an answer of one digit in passing ("use 2 steps").
     """
 
     QUOTE = 8

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from tokenprior.advantage import Advantage, LeakGuard, Lesson, parse_lessons
 from tokenprior.ask import ask
 from tokenprior.config import LearnConfig
-from tokenprior.experience import words
+from tokenprior.experience import count_words
 from tokenprior.flow import all_of
 from tokenprior.group import Group
 from tokenprior.library import Library
@@ -184,7 +184,7 @@ def guarded(lessons: list[Lesson], guard: LeakGuard, max_words: int) -> tuple[li
     kept: list[Lesson] = []
     drops: list[Drop] = []
     for lesson in lessons:
-        count = len(words(lesson.text))
+        count = count_words(lesson.text)
         if problem := guard.problem(f"{lesson.name}. {lesson.text}"):
             drops.append(Drop(what="(withheld)", reason=problem))
         elif count > 2 * max_words:

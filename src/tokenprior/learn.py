@@ -156,9 +156,12 @@ def _require_progress(groups: Sequence[Group], advantages: Sequence[Advantage]) 
             f"every attempt of the step failed ({', '.join(f'{n} {kind}' for kind, n in sorted(failures.items()))}; "
             f"the first: {first.detail}): put the endpoint right, and the same command goes on"
         )
-    if advantages and not any(advantage.usage.calls for advantage in advantages):
-        reason = next((drop.reason for advantage in advantages for drop in advantage.drops), "no reason given")
-        raise ModelError(f"no call to the learning model came through ({reason}): the same command goes on from here")
+    reasons = [drop.reason for advantage in advantages for drop in advantage.drops]
+    away = bool(reasons) and all(reason.startswith(("unreachable", "connection", "rate-limit")) for reason in reasons)
+    if away and not any(advantage.usage.calls for advantage in advantages):
+        raise ModelError(
+            f"no call to the learning model came through ({reasons[0]}): the same command goes on from here"
+        )
 
 
 def step_report(

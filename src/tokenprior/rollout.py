@@ -66,8 +66,8 @@ class Failure:
 
     @property
     def is_passing(self) -> bool:
-        """Whether the cause lay in the way to the endpoint, so that a run that goes on tries again."""
-        return self.kind in ("unreachable", "connection", "rate-limit")
+        """Whether it may go better another time, so that a run that goes on tries again: all but a plain refusal."""
+        return self.kind != "agent" and not self.kind.startswith("http-4")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
