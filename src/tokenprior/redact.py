@@ -11,7 +11,8 @@ import re
 
 _SECRET_NAME = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 _LOOKS_SECRET = re.compile(
-    r"\b(?:sk|pk|rk|xai|gsk|hf|ghp|gho|pat)[-_][A-Za-z0-9_*.-]{8,}|\bAIza[0-9A-Za-z_-]{20,}|\bBearer\s+[^\s\"']{8,}"
+    # With a digit somewhere, or `sk-learn-based` would be a key.
+    r"\b(?:sk|pk|rk|xai|gsk|hf|ghp|gho|pat)[-_](?=[A-Za-z_*.-]*\d)[A-Za-z0-9_*.-]{8,}|\bAIza[0-9A-Za-z_-]{20,}|\bBearer\s+[^\s\"']{8,}"
 )
 _URL_USER = re.compile(r"(?<=://)[^/@\s:]+:[^/@\s]+(?=@)")
 

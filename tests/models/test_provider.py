@@ -131,7 +131,7 @@ async def test_an_empty_account_is_no_rate_limit_to_wait_for() -> None:
                 await model.answer(REQUEST)
 
 
-async def test_nobody_at_the_address_is_a_connection_to_try_again() -> None:
+async def test_nobody_at_the_address_is_tried_again_and_was_sent_nothing() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -139,7 +139,7 @@ async def test_nobody_at_the_address_is_a_connection_to_try_again() -> None:
     with pytest.raises(CallFailed) as caught:
         await model.answer(REQUEST)
     await model.aclose()
-    assert (caught.value.kind, caught.value.retryable) == ("connection", True)
+    assert (caught.value.kind, caught.value.retryable) == ("unreachable", True)
 
 
 async def test_a_reply_without_content_is_an_empty_text() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 import pytest
 from hypothesis import given, settings
@@ -348,3 +350,14 @@ async def test_the_wait_that_an_endpoint_asks_for_is_kept_after_other_failures_t
     model = ScriptedModel(failing(passing("http-503", 0.0)))
     patient = RetryPolicy(attempts=2, backoff_s=3600.0, max_backoff_s=3600.0)
     assert (await RetriedModel(model, Limit(1), patient).answer(request())).text == "ok"
+
+
+async def test_a_burst_of_refusals_that_left_together_is_one() -> None:
+    limit = Limit(10)
+    async with AsyncExitStack() as stack:
+        for _ in range(10):
+            await stack.enter_async_context(limit.slot("rollout"))
+        sent = time.monotonic()
+        for _ in range(10):
+            limit.rate_limited(0.0, sent)
+    assert limit.allowed == 7.0

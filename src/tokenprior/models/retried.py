@@ -47,6 +47,7 @@ class Limit:
         self.in_flight = 0
         self.last_success = time.monotonic()
         self._paused_until = 0.0
+        self._reduced = 0.0
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._sequence = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -69,9 +70,20 @@ class Limit:
         finally:
             self._release()
 
-    def rate_limited(self, pause_s: float) -> None:
-        """The endpoint asked for less."""
+    def rate_limited(self, pause_s: float, sent: float | None = None) -> None:
+        """The endpoint asked for less.
+
+        Args:
+            sent: when the refused call left. Calls that left before the last reduction tell nothing new: a burst of
+                refusals is one.
+        """
+        self._pause(pause_s)
+        if sent is not None and sent < self._reduced:
+            return
+        self._reduced = time.monotonic()
         self.allowed = max(1.0, min(self.allowed, float(max(1, self.in_flight))) * 0.7)
+
+    def _pause(self, pause_s: float) -> None:
         self._paused_until = max(self._paused_until, time.monotonic() + pause_s)
 
     def succeeded(self) -> None:
@@ -129,7 +141,7 @@ class RetriedModel:
                 if failed.kind == "rate-limit":
                     pause_s = self._asked_pause_s(failed, rate_limits)
                     # While the slot is still held: its release would let the next call go into the pause.
-                    self._limit.rate_limited(pause_s)
+                    self._limit.rate_limited(pause_s, sent)
                 else:
                     left_s -= time.monotonic() - sent
             if failed.kind == "rate-limit":
