@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import world
+from fake_openai import FakeOpenAI
 from tokenprior.config import load_config
 from tokenprior.exports import import_library
 from tokenprior.learn import learn
@@ -271,3 +274,31 @@ def test_output_that_the_terminal_cannot_show_is_no_traceback(home: Path, tmp_pa
     )
     assert ended.returncode == 0, ended.stderr
     assert b"When " in ended.stdout
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on_and_it_does(tmp_path: Path) -> None:
+    rows = [{"question": task.question, "answer": task.answer} for task in world.tasks(12)]
+    (tmp_path / "tasks.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    with FakeOpenAI(delay_s=0.2) as server:
+        config = {
+            "tasks": {"path": "tasks.jsonl"},
+            "agent": {"model": server.model, "max_tokens": 50},
+            "verifier": "exact",
+            "learn": {"epochs": 1, "group_size": 4},
+            "endpoint": {"concurrency": 2},
+        }
+        (tmp_path / "run.yaml").write_text(json.dumps(config))
+        command = [sys.executable, "-m", "tokenprior", "learn", "run.yaml"]
+        child = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        while server.calls < 6:
+            assert child.poll() is None, "it ended before it was interrupted"
+            time.sleep(0.01)
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=60)
+        assert child.returncode == 130, said
+        assert said.splitlines()[-1] == "tokenprior: stopped; nothing is lost, the same command goes on"
+        assert "Traceback" not in said
+        server.delay_s = 0.0
+        made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert made.returncode == 0, made.stderr
+        assert server.calls <= 12 * 4 + 12 + 1 + 2, "nothing is paid twice but what was in flight"

@@ -11,6 +11,8 @@ import typer
 from tokenprior.cli import doctor, evaluate, exporting, init, learn, models, show
 from tokenprior.errors import TokenpriorError
 
+INTERRUPTED = 130  # typer's exit code after Ctrl-C
+
 app = typer.Typer(
     help="Make a frozen LLM agent better without touching its weights: Training-Free GRPO, with proof.",
     no_args_is_help=True,
@@ -53,9 +55,10 @@ def main() -> None:
         sys.stdout.flush()
         print(f"tokenprior: {redact(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("tokenprior: stopped; nothing is lost, the same command goes on", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            print("tokenprior: stopped; nothing is lost, the same command goes on", file=sys.stderr)
+        raise
     except BrokenPipeError:
         # Whoever read our output has gone, as `head` does; the interpreter must not try to flush to it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
