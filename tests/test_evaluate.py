@@ -119,7 +119,8 @@ async def test_unscored_and_failed_attempts_stand_beside_the_mean_and_not_in_it(
     assert arm.tasks["t2"] == (1.0, 1.0)
     (difference,) = made.differences
     assert (difference.wins, difference.losses, difference.ties) == (0, 0, 4)
-    assert difference.verdict.startswith("Not enough evidence that learned differs from no prior: +0.000")
+    assert difference.verdict.startswith("Too few tasks differ to tell learned from no prior: +0.000")
+    assert "2 left out, unscored in one arm" in difference.verdict
 
 
 async def test_nothing_scored_is_no_score_and_nothing_to_compare(tmp_path: Path) -> None:
@@ -189,8 +190,12 @@ async def test_a_difference_counts_tasks_that_both_arms_have_scored() -> None:
 
 
 async def test_a_loss_is_called_one_and_one_task_is_no_evidence() -> None:
-    worse = paired(report("a", x=(0.0,), y=(0.0,)), report("b", x=(1.0,), y=(1.0,)), CONFIG)
-    assert worse.verdict.startswith("a hurts: -1.000")
+    tasks = [f"t{number}" for number in range(6)]
+    six = paired(report("a", **dict.fromkeys(tasks, (0.0,))), report("b", **dict.fromkeys(tasks, (1.0,))), CONFIG)
+    assert six.verdict.startswith("a hurts: -1.000")
+    tasks.pop()
+    five = paired(report("a", **dict.fromkeys(tasks, (0.0,))), report("b", **dict.fromkeys(tasks, (1.0,))), CONFIG)
+    assert five.verdict.startswith("Too few tasks differ to tell a from b: -1.000")
     alone = paired(report("a", x=(1.0,)), report("b", x=(0.0,)), CONFIG)
     assert alone.gain == Interval(mean=1.0, low=None, high=None, n=1)
     assert "helps" not in alone.verdict

@@ -16,6 +16,7 @@ import world
 from tokenprior.advantage import Advantage, LeakGuard, Lesson, parse_lessons
 from tokenprior.config import EndpointSettings, LearnConfig, LibrarySettings
 from tokenprior.contrast import bundles, contrast, question_for
+from tokenprior.errors import TokenpriorError
 from tokenprior.evaluate import compare
 from tokenprior.experience import Experience, parse_id
 from tokenprior.group import Group
@@ -367,6 +368,11 @@ def test_23_answers_do_not_leak() -> None:
     assert guard.problem("When asked for a town, think of Kaliningrad.")
     assert guard.problem("When a train leaves the old station at noon and drives, be careful.")
     assert guard.problem("The expected answer should be `False` for all given attempts.")
+    for constant in ("reply with False.", "always answer False.", "respond with just False."):
+        assert guard.problem(f"When in doubt, {constant}"), constant
+    letters = LeakGuard([Task(id=letter, question=f"Choose {letter}.", answer=letter) for letter in "ABCD"])
+    assert letters.problem("When answering, make sure that the final answer is a single letter.") is None
+    assert letters.problem("When unsure, the answer is C.")
     short = LeakGuard(
         [Task(id="c", question="sea lion, lobster", answer="sea lion"), Task(id="d", question="oak", answer="oaks")]
     )
@@ -421,9 +427,8 @@ async def test_27_the_compact_way_takes_one_call_a_group_and_the_full_way_g_plus
             lambda r: "a summary" if r.key.phase == "summary" else '{"difference": "", "lessons": []}'
         )
         config = LearnConfig(compact=compact)
-        advantage = await contrast([group], Library(), model=model, config=config, guard=LeakGuard([]))
+        (advantage,) = await contrast([group], Library(), model=model, config=config, guard=LeakGuard([]))
         assert len(model.requests) == calls
-        assert advantage is not None
         assert len(advantage.summaries) == (0 if compact else 3)
 
 
@@ -444,8 +449,7 @@ async def test_29_the_current_library_is_in_view_of_the_contrast_and_of_the_upda
         ]
     )
     group = group_of(1.0, 0.0)
-    advantage = await contrast([group], library, model=model, config=LearnConfig(), guard=LeakGuard([]))
-    assert advantage is not None
+    (advantage,) = await contrast([group], library, model=model, config=LearnConfig(), guard=LeakGuard([]))
     revision = await revise(library, [advantage], model=model, config=LearnConfig(), guard=LeakGuard([]))
     assert all("[G0] When the moon is full" in request.messages[-1].content for request in model.requests)
     assert len(revision.applied.library) == 2
@@ -458,15 +462,16 @@ async def test_30_groups_contrasted_together_give_one_lesson_that_rests_on_all_o
         ["When the input is ..., reply with ...", "When the input is a tree, reply with its plural form. Good luck!"]
     )
     config = LearnConfig(groups_per_contrast=3)
-    advantage = await contrast(groups, Library(), model=model, config=config, guard=LeakGuard(tasks))
-    assert advantage is not None
+    (advantage,) = await contrast(groups, Library(), model=model, config=config, guard=LeakGuard(tasks))
     assert advantage.groups == ("w0", "w1", "w2")
     assert [lesson.text for lesson in advantage.lessons] == ["When the input is a tree, reply with its plural form."]
     assert len(advantage.drops) == 2, "the echoed form and the words behind the sentence"
     assert "Wanted reply: oaks" in model.requests[0].messages[-1].content
 
 
-async def test_31_a_failed_rollout_is_a_fact_that_a_resumed_run_keeps(tmp_path: Path) -> None:
+async def test_31_a_failed_rollout_is_a_fact_of_a_finished_step_and_tried_again_in_an_unfinished_one(
+    tmp_path: Path,
+) -> None:
     def failing(request: Request) -> str | Reply:
         if request.key.phase == "rollout" and request.key.rollout == 0:
             raise CallFailed("http-400", "too long", retryable=False)
@@ -474,9 +479,12 @@ async def test_31_a_failed_rollout_is_a_fact_that_a_resumed_run_keeps(tmp_path: 
 
     with pytest.raises(RuntimeError):
         await run(tmp_path / "s.db", _breaking_at(failing, "revise"), epochs=1)
+    result, model = await run(tmp_path / "s.db", failing, epochs=1)
+    assert result.steps[0]["failed"] == {"http-400": 4}
+    assert {r.key.rollout for r in model.requests if r.key.phase == "rollout"} == {0}, "the others are kept"
     result, model = await run(tmp_path / "s.db", world.both, epochs=1)
     assert result.steps[0]["failed"] == {"http-400": 4}
-    assert [r.key.phase for r in model.requests] == ["revise"]
+    assert model.requests == []
 
 
 def _breaking_at(script: object, phase: str) -> object:
@@ -506,3 +514,49 @@ def test_34_no_reply_at_all_is_malformed_and_not_a_crash() -> None:
     for reply in ("", "   ", "null", "42", '"text"', "I am sorry."):
         with pytest.raises(Malformed):
             parse_operations(reply)
+
+
+async def test_35_arms_that_say_the_same_are_one_experiment(tmp_path: Path) -> None:
+    model = ScriptedModel(world.policy)
+    with open_store(tmp_path / "s.db") as store:
+        record = store.open_run("c-1", name="c", kind="compare", config={})
+        arms = {"no prior": Library(), "learned nothing": Library()}
+        made = await compare(
+            world.tasks(8), arms, agent=world.agent(model), verifier=world.SmallLetters(), record=record
+        )
+        record.close("done")
+    assert len(model.requests) == 8
+    assert made.arms[0].tasks == made.arms[1].tasks
+    assert "Too few tasks differ" in made.differences[0].verdict
+
+
+async def test_36_a_judge_that_was_away_is_asked_again(tmp_path: Path) -> None:
+    class Away(world.SmallLetters):
+        async def verify(self, task: Task, rollout: Rollout) -> Reward:
+            return Reward.unscored("the judge did not answer")
+
+    with pytest.raises(TokenpriorError, match="no attempt of the step could be judged"):
+        await run(tmp_path / "s.db", world.both, verifier=Away(), epochs=1)
+    result, model = await run(tmp_path / "s.db", world.both, epochs=1)
+    assert result.steps[0]["scored"] == 12
+    assert not any(r.key.phase == "rollout" for r in model.requests)
+
+
+async def test_37_without_ground_truth_the_answers_choose_neither_the_order_nor_the_lessons(tmp_path: Path) -> None:
+    asked = []
+    for name in ("one", "other"):
+        tasks = TaskSet(
+            [Task(id=t.id, question=t.question, answer=f"{name} {i % 2}") for i, t in enumerate(world.tasks(6))]
+        )
+        changes = {"ground_truth": False, "alike": True, "groups_per_contrast": 3}
+        _, model = await run(tmp_path / f"{name}.db", world.both, tasks=tasks, **changes)
+        asked.append([(str(r.key), r.messages) for r in model.requests])
+    assert sorted(asked[0], key=str) == sorted(asked[1], key=str)
+
+
+async def test_38_a_bundle_without_wanted_replies_is_contrasted_group_by_group() -> None:
+    groups = [group_of(0.0, 0.0, task=Task(id=f"q{i}", question=f"question {i}")) for i in range(3)]
+    model = ScriptedModel(['{"difference": "", "lessons": []}'] * 3)
+    config = LearnConfig(groups_per_contrast=3)
+    advantages = await contrast(groups, Library(), model=model, config=config, guard=LeakGuard([]))
+    assert [advantage.groups for advantage in advantages] == [("q0",), ("q1",), ("q2",)]

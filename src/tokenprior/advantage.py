@@ -89,6 +89,12 @@ def _lesson(item: Any) -> Lesson | Drop:
     return Lesson(name=short_name(" ".join(name.split())) if isinstance(name, str) else "", text=text)
 
 
+_CLAIM = re.compile(
+    r"\b(?:answers?|outputs?|results?|replies|reply)\b.{0,40}?\b(?:is|be|are|as)((?: \S+){1,6})"
+    r"|\b(?:answer|reply|respond|return|output|say)(?: (?:with|only|just|always|simply))*( \S+(?: \S+)?)"
+)
+
+
 class LeakGuard:
     """Refuses words that give away what practice tasks ask or answer (METHOD: answers do not leak).
 
@@ -147,10 +153,10 @@ class LeakGuard:
         if not self._categories and any(f" {answer} " in joined for answer in self._own):
             return "repeats the answer of one training task"
         stated = self._few if self._categories or self._few else self._any
-        claim = re.search(
-            r"\b(?:answers?|outputs?|results?|replies|reply)\b[^.;:]{0,40}?\b(?:is|be|are|as)\b(.*)", joined
-        )
-        if claim and any(f" {answer} " in f" {' '.join(claim[1].split()[:6])} " for answer in stated):
+        # One letter is also a word ("a single letter"): it is an answer where the text writes it large.
+        said = {a for a in stated if len(a) > 1 or not a.isalpha() or re.search(rf"\b{a.upper()}\b", text)}
+        spans = [f"{claim[1] or claim[2]} " for claim in _CLAIM.finditer(joined)]
+        if any(f" {answer} " in span for answer in said for span in spans):
             return "states an answer instead of a way to it"
         return None
 

@@ -52,13 +52,14 @@ async def attempt(
         made_of = content_hash([agent.fingerprint, task.fingerprint, prior.fingerprint])
         kept = await shelf.find_rollout(phase, step, task.id, index, made_of)
         rollout, judged_by, reward = kept or (None, None, None)
-        if rollout is None or (rollout.failure is not None and rollout.failure.is_passing):
+        if rollout is None or rollout.failure is not None:  # a failure may have been put right in between
             reward = None
             rollout = await agent.attempt(task, prior, phase=phase, step=step, index=index)
             await shelf.save_rollout(phase, step, made_of, rollout, None, None)
         if reward is None or judged_by != verifier.fingerprint:
             reward = await _reward(task, rollout, verifier)
-            await shelf.save_rollout(phase, step, made_of, rollout, verifier.fingerprint, reward)
+            judged_by = verifier.fingerprint if reward.is_scored else None  # no verdict is asked for again
+            await shelf.save_rollout(phase, step, made_of, rollout, judged_by, reward)
         if on_rollout:
             on_rollout(rollout, reward)
         return rollout, reward

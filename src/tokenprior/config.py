@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tokenprior.errors import ConfigError
 from tokenprior.experience import MAX_WORDS
@@ -236,6 +236,14 @@ class Config(Settings):
     budget: BudgetSettings = BudgetSettings()
     endpoint: EndpointSettings = EndpointSettings()
     prices: dict[str, PriceSettings] = {}
+
+    @model_validator(mode="after")
+    def _one_prior(self) -> Config:
+        if self.evaluate.prior_tokens not in (None, self.learn.prior_tokens):
+            raise ValueError(
+                "evaluate.prior_tokens differs from learn.prior_tokens: what learns and what ships is one prior"
+            )
+        return self
 
     @field_validator("verifier", mode="before")
     @classmethod

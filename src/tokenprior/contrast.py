@@ -55,7 +55,7 @@ def bundles(tasks: Sequence[Task], config: LearnConfig) -> list[tuple[Task, ...]
     size = config.groups_per_contrast if config.ground_truth else 1
     kinds: dict[str, list[Task]] = {}
     for task in tasks:
-        kinds.setdefault(shown.reference(task) if config.alike else "", []).append(task)
+        kinds.setdefault(shown.reference(task) if config.alike and size > 1 else "", []).append(task)
     return [tuple(kind[at : at + size]) for kind in kinds.values() for at in range(0, len(kind), size)]
 
 
@@ -67,27 +67,34 @@ async def contrast(
     config: LearnConfig,
     guard: LeakGuard,
     step: int = 0,
-) -> Advantage | None:
-    """What one group teaches, or several together; `None` if there is nothing to ask, and then no call is made.
+) -> list[Advantage]:
+    """What one group teaches, or several together; nothing if there is nothing to ask, and then no call is made.
 
-    Groups that `question_for` finds nothing to ask about are left out; if one is left it is contrasted on its own.
+    Groups that `question_for` finds nothing to ask about are left out. Those with a wanted reply are contrasted
+    together, if there are several; every other one on its own.
 
     Raises:
         ModelError, BudgetReached: as `Model.answer` does.
     """
     worth = [group for group in groups if question_for(group, config) is not None]
-    examples = [(group, wanted) for group in worth if (wanted := _wanted(group))]
-    if len(examples) > 1:
-        return await _contrast_together(examples, library, model, config, guard, step)
-    return await _contrast_alone(worth[0], library, model, config, guard, step) if worth else None
+    examples = [(group, wanted) for group in worth if (wanted := _wanted(group, config))]
+    if len(examples) < 2:
+        examples = []
+    together = [group for group, _ in examples]
+    made = [_contrast_alone(group, library, model, config, guard, step) for group in worth if group not in together]
+    if examples:
+        made.append(_contrast_together(examples, library, model, config, guard, step))
+    return await all_of(made)
 
 
-def _wanted(group: Group) -> str:
+def _wanted(group: Group, config: LearnConfig) -> str:
     """What the checker accepts: the reference answer, else the output of the best attempt of a mixed group."""
+    if not config.ground_truth:
+        return ""
     if answer := shown.reference(group.task):
         return answer
     best = max(group.scored, key=lambda pair: pair[1].value or 0.0)
-    return best[0].output if group.has_contrast() else ""
+    return best[0].output if group.has_contrast(config.contrast_threshold) else ""
 
 
 async def _contrast_together(
@@ -131,12 +138,11 @@ async def _contrast_alone(
     config: LearnConfig,
     guard: LeakGuard,
     step: int,
-) -> Advantage | None:
+) -> Advantage:
     """A failed summary costs that attempt's place in the comparison, a failed comparison this group's lessons: both
     are drops of the advantage."""
     question = question_for(group, config)
-    if question is None:
-        return None
+    assert question is not None, "only groups with a question get here"
     pairs = _worth_showing(group, config)
     drops: list[Drop] = []
     usage = Usage()

@@ -27,6 +27,9 @@ from tokenprior.store.record import RunStore
 from tokenprior.task import Task
 from tokenprior.verifiers.base import Verifier
 
+# With fewer tasks that differ, no exact sign-flip test reaches 0.05 on both sides, whatever a bootstrap says.
+ENOUGH = 6
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmReport:
@@ -40,7 +43,7 @@ class ArmReport:
         score: mean@k with its interval over tasks; `None` if no attempt was scored.
         scored, unscored: attempts.
         failed: attempts by kind of failure.
-        cut_off: scored attempts that ended at their token limit.
+        cut_off: finished attempts that ended at their token limit.
         usage: tokens and money of the arm.
         latency_s: mean seconds of work of an attempt.
         tasks: by task id, the rewards of its attempts; `None` for an unscored or failed one.
@@ -85,6 +88,7 @@ class Difference:
     Attributes:
         gain: mean of the per-task differences, with its interval; `None` if no task was scored in both.
         wins, losses, ties: tasks by the sign of their difference.
+        missing: tasks left out, because no attempt of one of the arms was scored.
     """
 
     arm: str
@@ -93,6 +97,7 @@ class Difference:
     wins: int
     losses: int
     ties: int
+    missing: int = 0
 
     @property
     def verdict(self) -> str:
@@ -101,6 +106,10 @@ class Difference:
             return f"{self.arm} against {self.baseline}: nothing to compare."
         words = f"{self.gain.mean:+.3f} [{self.gain.low:+.3f}, {self.gain.high:+.3f}]"
         counts = f"{self.wins} tasks better, {self.losses} worse, {self.ties} equal"
+        if self.missing:
+            counts += f", {self.missing} left out, unscored in one arm"
+        if self.wins + self.losses < ENOUGH:
+            return f"Too few tasks differ to tell {self.arm} from {self.baseline}: {words} ({counts})."
         if self.gain.low > 0:
             return f"{self.arm} helps: {words} against {self.baseline} ({counts})."
         if self.gain.high < 0:
@@ -131,6 +140,7 @@ class Comparison:
                     "wins": d.wins,
                     "losses": d.losses,
                     "ties": d.ties,
+                    "missing": d.missing,
                     "verdict": d.verdict,
                 }
                 for d in self.differences
@@ -187,8 +197,10 @@ async def compare(
     if not tasks or not arms:
         raise ConfigError("compare: no tasks" if arms else "compare: no arms")
     tracker = tracker or Tracker(None, record.spent)
-    tracker.phase("evaluation", total=len(tasks) * len(arms) * config.k)
     priors = {arm: TokenPrior.of(library, budget_tokens=config.prior_tokens) for arm, library in arms.items()}
+    # Arms that put the same words before a task are one experiment: made once, and never different by chance.
+    distinct = {prior.fingerprint: prior for prior in priors.values()}
+    tracker.phase("evaluation", total=len(tasks) * len(distinct) * config.k)
 
     async def one(task: Task, prior: TokenPrior) -> Group:
         return await attempt(
@@ -202,10 +214,11 @@ async def compare(
             on_rollout=tracker.rollout,
         )
 
-    groups = await all_of(one(task, prior) for task in tasks for prior in priors.values())
+    made = await all_of(one(task, prior) for task in tasks for prior in distinct.values())
+    groups = {fingerprint: made[place :: len(distinct)] for place, fingerprint in enumerate(distinct)}
     reports: list[ArmReport] = []
-    for place, (arm, library) in enumerate(arms.items()):
-        report = _arm(arm, library, priors[arm], groups[place :: len(priors)], config)
+    for arm, library in arms.items():
+        report = _arm(arm, library, priors[arm], groups[priors[arm].fingerprint], config)
         await record.save_evaluation(arm, library.version, report.to_json())
         reports.append(report)
     differences = tuple(paired(report, reports[0], config) for report in reports[1:])
@@ -252,6 +265,7 @@ def paired(report: ArmReport, baseline: ArmReport, config: EvaluateConfig) -> Di
         wins=sum(difference > 0 for difference in differences),
         losses=sum(difference < 0 for difference in differences),
         ties=sum(difference == 0 for difference in differences),
+        missing=len(report.tasks) - len(differences),
     )
 
 

@@ -38,18 +38,20 @@ def forecast(config: Config, tasks: Sequence[Task]) -> Forecast:
         question + estimate_tokens(agent.instructions) + min(library, learn.prior_tokens or library)
     )
     lessons = groups * learn.lessons_per_group * 60
-    updates = max(steps, -(-groups * learn.lessons_per_group // (learn.lessons_per_update or 10**9)))
+    lessons_a_step = (learn.batch_size or len(tasks)) * learn.lessons_per_group
+    updates = steps * -(-lessons_a_step // (learn.lessons_per_update or lessons_a_step))
     learner_in = (
         summaries * (PROMPT_WORDS + question + agent.max_tokens)
         + groups * (PROMPT_WORDS + question + library + learn.group_size * shown)
         + updates * (PROMPT_WORDS + library)
         + lessons
     )
-    calls = summaries + groups + updates
+    calls = summaries + 2 * groups + 2 * updates  # a reply that cannot be used is asked for once more
     policy = Usage(calls=rollouts, input_tokens=int(policy_in), output_tokens=rollouts * agent.max_tokens)
-    learner = Usage(
-        calls=calls, input_tokens=int(learner_in), output_tokens=calls * min(1_000, learn.learning_max_tokens)
-    )
+    learner = Usage(calls=calls, input_tokens=int(learner_in), output_tokens=calls * learn.learning_max_tokens)
+    if config.verifier.get("kind") == "judge":
+        calls += 2 * rollouts
+        learner_in += 2 * rollouts * (PROMPT_WORDS + question + agent.max_tokens)
     prices = {name: settings.price for name, settings in config.prices.items()}
     usage = priced(policy, agent.model, prices) + priced(learner, config.learner or agent.model, prices)
     return Forecast(rollouts=rollouts, learning_calls=calls, usage=usage)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tokenprior.advantage import Advantage, LeakGuard
@@ -21,7 +21,7 @@ from tokenprior.attempt import attempt
 from tokenprior.config import LearnConfig
 from tokenprior.contrast import bundles, contrast
 from tokenprior.epoch import Step, plan_steps
-from tokenprior.errors import BudgetReached, ConfigError, ModelError
+from tokenprior.errors import BudgetReached, ConfigError, ModelError, TokenpriorError
 from tokenprior.flow import all_of
 from tokenprior.group import Group
 from tokenprior.library import Library
@@ -81,7 +81,8 @@ async def learn(
         raise ConfigError("learn: no tasks to practise on")
     tracker = tracker or Tracker(None, record.spent)
     library = start or Library()
-    guard = LeakGuard(tasks)
+    # Without ground truth the answers may not even choose which lessons stay.
+    guard = LeakGuard(tasks if config.ground_truth else [replace(task, answer=None) for task in tasks])
     steps = plan_steps(tasks, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
     reports: list[dict[str, Any]] = []
     for step in steps:
@@ -92,7 +93,7 @@ async def learn(
         tracker.now = Progress(step=step.index + 1, steps=len(steps), experiences=len(library))
         try:
             groups, advantages = await _groups(step, library, agent, verifier, model, record, config, guard, tracker)
-            _require_progress(groups, advantages)
+            _require_progress(groups, advantages, config)
             tracker.change(phase="library update")
             revision = await revise(
                 library, advantages, model=model, config=config, guard=guard, run=record.run, step=step.index
@@ -133,21 +134,25 @@ async def _groups(
             on_rollout=tracker.rollout,
         )
 
-    async def flow(tasks: Sequence[Task]) -> tuple[list[Group], Advantage | None]:
+    async def flow(tasks: Sequence[Task]) -> tuple[list[Group], list[Advantage]]:
         groups = await all_of(attempted(task) for task in tasks)
-        advantage = await contrast(groups, library, model=model, config=config, guard=guard, step=step.index)
-        if advantage is not None:
+        advantages = await contrast(groups, library, model=model, config=config, guard=guard, step=step.index)
+        for advantage in advantages:
             await record.save_advantage(step.index, advantage)
-        lessons = len(advantage.lessons) if advantage else 0
+        lessons = sum(len(advantage.lessons) for advantage in advantages)
         tracker.change(groups=tracker.now.groups + len(groups), lessons=tracker.now.lessons + lessons)
-        return groups, advantage
+        return groups, advantages
 
     flowed = await all_of(flow(bundle) for bundle in bundles(step.tasks, config))
     groups = [group for bundle, _ in flowed for group in bundle]
-    return groups, [advantage for _, advantage in flowed if advantage is not None]
+    return groups, [advantage for _, advantages in flowed for advantage in advantages]
 
 
-def _require_progress(groups: Sequence[Group], advantages: Sequence[Advantage]) -> None:
+# How a drop begins whose cause is the way to the learning model, not what was asked of it (`ask.ask` writes it).
+AWAY = ("unreachable:", "connection:", "rate-limit:", "timeout:", "garbled:", "http-5")
+
+
+def _require_progress(groups: Sequence[Group], advantages: Sequence[Advantage], config: LearnConfig) -> None:
     """A step in which no call came through is an outage, not a result: it is not recorded, and tried again."""
     failures = Counter(r.failure.kind for group in groups for r in group.rollouts if r.failure)
     if sum(failures.values()) == sum(len(group.rollouts) for group in groups):
@@ -156,8 +161,14 @@ def _require_progress(groups: Sequence[Group], advantages: Sequence[Advantage]) 
             f"every attempt of the step failed ({', '.join(f'{n} {kind}' for kind, n in sorted(failures.items()))}; "
             f"the first: {first.detail}): put the endpoint right, and the same command goes on"
         )
+    unscored = [reward.reason for group in groups for reward in group.rewards if not reward.is_scored]
+    if config.ground_truth and len(unscored) == sum(len(group.rollouts) for group in groups):
+        raise TokenpriorError(
+            f"no attempt of the step could be judged ({Counter(unscored).most_common(1)[0][0]}): put the verifier "
+            "right and the same command goes on, or set learn.ground_truth: false to learn without it"
+        )
     reasons = [drop.reason for advantage in advantages for drop in advantage.drops]
-    away = bool(reasons) and all(reason.startswith(("unreachable", "connection", "rate-limit")) for reason in reasons)
+    away = bool(reasons) and all(reason.startswith(AWAY) for reason in reasons)
     if away and not any(advantage.usage.calls for advantage in advantages):
         raise ModelError(
             f"no call to the learning model came through ({reasons[0]}): the same command goes on from here"

@@ -140,6 +140,8 @@ def _without_leaks(operations: Sequence[Operation], guard: LeakGuard) -> tuple[l
     refused: list[Refused] = []
     for operation in operations:
         problem = None
+        if guard.problem(operation.reason):
+            operation = replace(operation, reason="")
         if isinstance(operation, Add | Modify | Merge):
             problem = guard.problem(f"{operation.name}. {operation.text}")
             if problem:

@@ -64,11 +64,6 @@ class Failure:
     kind: str
     detail: str
 
-    @property
-    def is_passing(self) -> bool:
-        """Whether it may go better another time, so that a run that goes on tries again: all but a plain refusal."""
-        return self.kind != "agent" and not self.kind.startswith("http-4")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokenprior.agents.chat import ChatAgent
-from tokenprior.config import Config
+from tokenprior.config import Config, EvaluateConfig
 from tokenprior.errors import BudgetReached, ConfigError
 from tokenprior.evaluate import Comparison
 from tokenprior.evaluate import compare as compare_arms
@@ -75,7 +75,7 @@ class Session:
 
     def run_of(self, start: Library | None) -> str:
         """The id of a learning run of this config that begins with a library."""
-        return self._run("learn", {"start": start.version} if start else {})
+        return self._run("learn", {"start": content_hash(start.to_json())} if start else {})
 
     def _run(self, kind: str, extra: Mapping[str, Any]) -> str:
         config = self.config
@@ -83,6 +83,7 @@ class Session:
         described: dict[str, Any] = {
             "kind": kind,
             "agent": config.agent.model_dump(mode="json", exclude={"timeout_s"}),
+            "endpoint": config.endpoint.model_dump(mode="json", include={"context", "json_schema"}),
             "verifier": verifier.fingerprint
             if verifier
             else config.verifier | {"judge": config.judge or config.learner},
@@ -97,9 +98,14 @@ class Session:
         else:
             described |= {
                 "tasks": self.split.held_out.fingerprint,
-                "evaluate": config.evaluate.model_dump(mode="json"),
+                "evaluate": self._evaluation.model_dump(mode="json"),
             }
         return f"{config.name}-{'' if kind == 'learn' else kind + '-'}{content_hash(described)[:8]}"
+
+    @property
+    def _evaluation(self) -> EvaluateConfig:
+        """Evaluation renders the prior as learning did."""
+        return self.config.evaluate.model_copy(update={"prior_tokens": self.config.learn.prior_tokens})
 
     def _judge_free_verifier(self) -> Verifier | None:
         """The verifier, unless it needs a model, which is connected only within a run."""
@@ -132,7 +138,7 @@ class Session:
             raise ConfigError("no held-out tasks: give tasks.split or tasks.held_out in the config")
         if BASELINE in arms:
             raise ConfigError(f"an arm may not be called {BASELINE!r}: that one is always there")
-        config = self.config.evaluate
+        config = self._evaluation
         every = {BASELINE: Library(), **arms}
         run = self._run("compare", {"arms": {arm: library.version for arm, library in every.items()}})
         async with self._open(run, "compare") as live:
@@ -142,7 +148,7 @@ class Session:
                 agent=live.agent(self.config, config.temperature, config.seed),
                 verifier=live.verifier,
                 record=live.record,
-                config=config.model_copy(update={"prior_tokens": self.config.learn.prior_tokens}),
+                config=config,
                 tracker=live.tracker,
             )
 

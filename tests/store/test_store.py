@@ -458,7 +458,7 @@ def secret(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 async def test_secrets_do_not_reach_configs_requests_and_errors(tmp_path: Path, secret: str) -> None:
-    shown = ["sk-proj-abcdefghijkl", "hf_abcdefghijklmnop", "http://user:hunter22@h", secret]
+    shown = ["sk-proj-abcdefghijk1", "hf_abcdefghijklmno9", "http://user:hunter22@h", secret]
     with open_store(tmp_path / "s.db") as store:
         record = start(store, model=f"http://user:hunter22@h/v1#m {secret}", prices={secret: 1})
         model = f"http://user:hunter22@h/v1#{secret}"

@@ -29,6 +29,7 @@ def compare(
     """Compare libraries with no prior on the held-out tasks, paired by task, with intervals."""
     import asyncio
     import json
+    import sys
 
     from tokenprior.cli.live import Live
     from tokenprior.config import load_config
@@ -42,6 +43,8 @@ def compare(
         name, equals, file = one.partition("=")
         if not equals or not name or not file:
             raise ConfigError(f"--arm {one!r}: expected NAME=FILE")
+        if name in arms:
+            raise ConfigError(f"--arm {one!r}: there is another arm {name!r}")
         arms[name] = import_library(file)
 
     async def run() -> Comparison:
@@ -49,6 +52,8 @@ def compare(
             async with session(loaded, on_progress=live.progress, on_pull=live.pulled) as opened:
                 if not arms:
                     record = opened.store.find_run(opened.learning_run)
+                    if record.state != "done":
+                        print(f"note: run {record.id} is {record.state}; this is its library so far", file=sys.stderr)
                     arms["learned"] = opened.store.library(record.id)
                 return await opened.compare(arms)
 
@@ -73,7 +78,7 @@ def print_comparison(made: Comparison) -> None:
         table.add_row(
             f"{arm.arm} ({arm.experiences})",
             str(arm.score) if arm.score else "-",
-            str(len(arm.tasks)),
+            f"{arm.score.n if arm.score else 0}/{len(arm.tasks)}",
             str(arm.unscored),
             str(sum(arm.failed.values())),
             str(arm.cut_off),

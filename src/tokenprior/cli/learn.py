@@ -41,13 +41,18 @@ def learn(
                 return opened.run_of(begin), await opened.learn(start=begin)
 
     name, result = asyncio.run(run())
-    report(name, result, config)
+    report(name, result)
+    if start:
+        print(f"next: tokenprior export {name} --form json --to learned.json --store {loaded.store}")
+        print(f"      tokenprior compare {config} --arm learned=learned.json")
+    else:
+        print(f"next: tokenprior compare {config}   (is it worth anything on held-out tasks?)")
     if result.stopped:
         print(f"Stopped: {result.stopped}. The library is that of the last finished step; raise the budget to go on.")
         raise typer.Exit(3)
 
 
-def report(run: str, result: object, config: Path) -> None:
+def report(run: str, result: object) -> None:
     """What was learned, in plain lines."""
     from tokenprior.learn import LearnResult
 
@@ -69,4 +74,3 @@ def report(run: str, result: object, config: Path) -> None:
     for experience in result.library:
         print(f"[{experience.id}] {experience.line}   (from {experience.support} groups)")
     print(f"\nrun {run}, library {result.library.version}")
-    print(f"next: tokenprior compare {config}   (is it worth anything on held-out tasks?)")

@@ -18,7 +18,7 @@ class Limits:
         usd: US dollars over all models of the run, resumed parts included.
         tokens: input and output tokens together, resumed parts included.
         calls: requests sent, resumed parts and failed ones included.
-        minutes: wall-clock of one invocation.
+        minutes: wall-clock of one invocation, after which no new call is admitted; those in flight may still end.
     """
 
     usd: float | None = None

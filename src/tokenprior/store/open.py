@@ -186,7 +186,8 @@ class Store:
         for record in runs:
             if record.id == run:
                 return record
-        for record in runs:
+        # A name means what was learned under it, not the comparisons that came after.
+        for record in sorted(runs, key=lambda record: record.kind != "learn"):
             if record.name == run or record.id.startswith(run):
                 return record
         known = ", ".join(record.id for record in runs[:8]) or "none yet"

@@ -72,7 +72,7 @@ def make_verifier(
     if "kind" not in spec:
         raise ConfigError(f"verifier: kind is missing; expected one of {', '.join(_KINDS)}")
     kind = spec["kind"]
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise ConfigError(
             f"verifier: kind is {kind!r}, expected one of {', '.join(_KINDS)}{_nearest(str(kind), _KINDS)}"
         )
