@@ -30,6 +30,7 @@ from tokenprior.models.retried import RetryPolicy
 from tokenprior.models.scripted import ScriptedModel
 from tokenprior.operation import Add, Delete, Keep, Modify, parse_operations
 from tokenprior.prior import TokenPrior
+from tokenprior.prompts.joint import parse_sentence
 from tokenprior.reply import Malformed
 from tokenprior.revise import revise
 from tokenprior.reward import Reward
@@ -467,6 +468,11 @@ async def test_30_groups_contrasted_together_give_one_lesson_that_rests_on_all_o
     assert [lesson.text for lesson in advantage.lessons] == ["When the input is a tree, reply with its plural form."]
     assert len(advantage.drops) == 2, "the echoed form and the words behind the sentence"
     assert "Wanted reply: oaks" in model.requests[0].messages[-1].content
+
+
+def test_30b_a_joint_reply_that_quotes_an_input_is_no_rule() -> None:
+    with pytest.raises(Malformed, match="quotes an input"):
+        parse_sentence('When the input is "How long does it take? I need it", reply with pending.')
 
 
 async def test_31_a_failed_rollout_is_a_fact_of_a_finished_step_and_tried_again_in_an_unfinished_one(

@@ -58,6 +58,8 @@ def parse_sentence(reply: str) -> tuple[list[Lesson], list[Drop]]:
     if "..." in text or "…" in text:
         raise Malformed('the reply repeats the form: put words in place of "..."')
     sentence = re.match(r".+?[.!?](?=\s|$)", text)
+    if (sentence[0] if sentence else text).count('"') % 2:
+        raise Malformed("the reply quotes an input: say in general words what such inputs are")
     rest = text[sentence.end() :].strip() if sentence else ""
     drops = [Drop(what=shorten(rest), reason="more than the one sentence that was asked for")] if rest else []
     return [Lesson(name="", text=sentence[0] if sentence else text)], drops
