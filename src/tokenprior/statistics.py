@@ -42,7 +42,13 @@ def bootstrap_mean(values: Sequence[float], *, resamples: int, seed: int) -> Int
     wide = (n / (n - 1)) ** 0.5 * _t_quantile(0.975, n - 1) / NormalDist().inv_cdf(0.975)
     low = means[int(0.025 * (resamples - 1))]
     high = means[-1 - int(0.025 * (resamples - 1))]
-    return Interval(mean=mean, low=mean - (mean - low) * wide, high=mean + (high - mean) * wide, n=n)
+    # Widening may step out of what was ever observed; a score of 1.001 is none.
+    return Interval(
+        mean=mean,
+        low=max(min(values), mean - (mean - low) * wide),
+        high=min(max(values), mean + (high - mean) * wide),
+        n=n,
+    )
 
 
 def _t_quantile(p: float, df: int) -> float:
