@@ -28,7 +28,7 @@ ROUTING = [Task(id=f"r{i}", question=f"message {i}", answer=INTENTS[i % 16]) for
 )
 def test_a_verbatim_piece_of_a_question_is_refused_and_the_task_named(text: str) -> None:
     problem = LeakGuard(SUMS).problem(text)
-    assert problem == "quotes the question of task s1"
+    assert problem == "quotes a training question: task s1"
 
 
 def test_a_few_words_of_a_question_are_no_quotation() -> None:
@@ -100,7 +100,7 @@ def test_the_reason_does_not_repeat_what_leaked() -> None:
 
 def test_tasks_without_answers_guard_their_questions_alone() -> None:
     guard = LeakGuard([Task(id="o", question="one two three four five six seven eight nine")])
-    assert guard.problem("When one two three four five six seven eight, stop.") == "quotes the question of task o"
+    assert guard.problem("When one two three four five six seven eight, stop.") == "quotes a training question: task o"
     assert guard.problem("The answer is nine.") is None
     assert LeakGuard([]).problem("The answer is nine.") is None
 

@@ -377,7 +377,9 @@ def test_23_answers_do_not_leak() -> None:
     short = LeakGuard(
         [Task(id="c", question="sea lion, lobster", answer="sea lion"), Task(id="d", question="oak", answer="oaks")]
     )
-    assert short.problem("When the input is Sea lion, lobster, choose the first.") == "quotes the question of task c"
+    assert (
+        short.problem("When the input is Sea lion, lobster, choose the first.") == "quotes a training question: task c"
+    )
     assert short.problem("When the input is a tree such as an oak, give its plural.") is None
     assert guard.problem("When reading an expression, work out the innermost brackets first.") is None
 

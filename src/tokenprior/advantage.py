@@ -146,10 +146,10 @@ class LeakGuard:
         tokens = words(text)
         for at in range(len(tokens) - self.QUOTE + 1):
             if task := self._quotes.get(tuple(tokens[at : at + self.QUOTE])):
-                return f"quotes the question of task {task}"
+                return f"quotes a training question: task {task}"
         joined = f" {' '.join(tokens)} "
         if task := next((task for question, task in self._short.items() if question in joined), None):
-            return f"quotes the question of task {task}"
+            return f"quotes a training question: task {task}"
         if not self._categories and any(f" {answer} " in joined for answer in self._own):
             return "repeats the answer of one training task"
         stated = self._few if self._categories or self._few else self._any
