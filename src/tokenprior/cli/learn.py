@@ -42,6 +42,7 @@ def learn(
 
     name, result = asyncio.run(run())
     report(name, result)
+    print(f"look: tokenprior show {name} operations --store {loaded.store}   (or library, groups, TASK#INDEX)")
     if start:
         print(f"next: tokenprior export {name} --form json --to learned.json --store {loaded.store}")
         print(f"      tokenprior compare {config} --arm learned=learned.json")
