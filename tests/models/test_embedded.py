@@ -261,7 +261,9 @@ async def test_the_small_model_answers_through_xllamacpp() -> None:
     pytest.importorskip("xllamacpp")
     path = find_here(find("embedded-small"))
     if path is None:
-        pytest.skip("the small model is not here: run `tokenprior pull embedded-small` or set TOKENPRIOR_MODEL_FILE")
+        pytest.skip(
+            "the small model is not here: run `tokenprior models pull embedded-small` or set TOKENPRIOR_MODEL_FILE"
+        )
     async with EmbeddedServer(path, slots=1, context_per_slot=512) as server:
         body = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
         request = urllib.request.Request(

@@ -65,7 +65,7 @@ class EmbeddedServer:
             if importlib.util.find_spec("xllamacpp") is None:
                 raise MissingExtra("xllamacpp", "local", "the embedded model")
             if not self.path.is_file():
-                raise EmbeddedModelError(f"{self.path}: no such model file: fetch one with `tokenprior pull`")
+                raise EmbeddedModelError(f"{self.path}: no such model file: fetch one with `tokenprior models pull`")
             if slots < 1 or context_per_slot < 1 or (threads is not None and threads < 1):
                 raise EmbeddedModelError(
                     f"slots {slots}, context_per_slot {context_per_slot}, threads {threads}: expected 1 or more"
