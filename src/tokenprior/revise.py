@@ -15,7 +15,7 @@ from tokenprior.config import LearnConfig
 from tokenprior.experience import similarity
 from tokenprior.library import Applied, Library, Refused, Source
 from tokenprior.models.base import CallKey, Model, Request
-from tokenprior.operation import Add, Delete, Drop, Keep, Merge, Modify, Operation, parse_operations, shorten
+from tokenprior.operation import Add, Delete, Drop, Merge, Modify, Operation, parse_operations
 from tokenprior.prompts import revise as revise_prompt
 from tokenprior.rollout import Usage
 
@@ -159,18 +159,3 @@ def _left_over(lessons: Sequence[tuple[int, Lesson]], done: Sequence[Operation])
     """Lessons that no operation carried out takes up."""
     taken = {number for operation in done if not isinstance(operation, Delete) for number in operation.lessons}
     return [(number, lesson) for number, lesson in lessons if number not in taken]
-
-
-def describe(operation: Operation) -> str:
-    """An operation in one line, for reports."""
-    match operation:
-        case Add():
-            return f"Add {shorten(operation.text)}"
-        case Modify():
-            return f"Modify {operation.id}: {shorten(operation.text)}"
-        case Merge():
-            return f"Merge {', '.join(operation.ids)}: {shorten(operation.text)}"
-        case Delete():
-            return f"Delete {operation.id}"
-        case Keep():
-            return f"Keep {operation.id}"

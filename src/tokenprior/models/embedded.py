@@ -167,7 +167,7 @@ class EmbeddedServer:
         if self._log is not None:
             self._log.close()
         # A file without a name leaves nothing behind even if we are killed, and cannot fill up like a pipe.
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (it outlives this call)
         try:
             child = await asyncio.create_subprocess_exec(
                 *self._argv,

@@ -22,9 +22,6 @@ class Price:
         return (fresh * self.input + usage.cached_tokens * cached + usage.output_tokens * self.output) / 1e6
 
 
-FREE = Price(input=0.0, output=0.0)
-
-
 def priced(usage: Usage, model: str, prices: Mapping[str, Price]) -> Usage:
     """The usage with its money: from the user's table, else from genai-prices, else `None`.
 

@@ -79,7 +79,7 @@ class ProviderModel:
             max_retries=0,
             http_client=DefaultAioHttpClient(),
             # The client takes these two from the environment, and would tell them to any address.
-            default_headers={"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()},  # type: ignore[dict-item]
+            default_headers={"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()},  # type: ignore[dict-item]  # as its docs do
         )
         self._close = client.close
         return OpenAIChatModel(model, provider=OpenAIProvider(openai_client=client))

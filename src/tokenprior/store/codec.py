@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tokenprior.advantage import Advantage, Lesson
+from tokenprior.advantage import Advantage
 from tokenprior.models.base import Reply
-from tokenprior.operation import Drop
 from tokenprior.redact import redact
 from tokenprior.reward import Reward
 from tokenprior.rollout import Failure, Message, Rollout, StopReason, Usage
@@ -113,14 +112,3 @@ def advantage_to_json(advantage: Advantage) -> dict[str, Any]:
         "drops": [[drop.what, drop.reason] for drop in advantage.drops],
         "usage": usage_to_json(advantage.usage),
     }
-
-
-def advantage_from_json(value: dict[str, Any]) -> Advantage:
-    return Advantage(
-        groups=tuple(value["groups"]),
-        rollouts=tuple(value["rollouts"]),
-        summaries=tuple(value["summaries"]),
-        lessons=tuple(Lesson(name=name, text=text) for name, text in value["lessons"]),
-        drops=tuple(Drop(what=what, reason=reason) for what, reason in value["drops"]),
-        usage=Usage(**value["usage"]),
-    )

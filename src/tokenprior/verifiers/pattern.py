@@ -57,7 +57,7 @@ def _search(pattern: str, text: str, ignore_case: bool, whole: bool) -> tuple[st
     compiled = re.compile(pattern, re.MULTILINE | (re.IGNORECASE if ignore_case else 0))
     match = compiled.fullmatch(text) if whole else None
     if not whole:
-        for match in compiled.finditer(text):  # noqa: B007
+        for match in compiled.finditer(text):  # noqa: B007  (the last match is wanted)
             pass
     if match is None:
         return None

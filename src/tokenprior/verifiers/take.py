@@ -55,7 +55,7 @@ class Take:
             ConfigError: names the forms there are.
         """
         place, _, argument = text.partition(":")
-        return cls(place=place.strip(), argument=argument)  # type: ignore[arg-type]
+        return cls(place=place.strip(), argument=argument)  # type: ignore[arg-type]  # checked when made
 
     @property
     def words(self) -> str:
