@@ -82,7 +82,8 @@ def agent(model: Model | None = None, *, seed: int | None = 1) -> ChatAgent:
 
 
 def config(**changes: object) -> LearnConfig:
-    return LearnConfig(**{"epochs": 2, "batch_size": 4, "group_size": 3, **changes})  # type: ignore[arg-type]
+    plain = {"epochs": 2, "batch_size": 4, "group_size": 3, "gate": "none", "inclusion_pairs": 0}
+    return LearnConfig(**{**plain, **changes})  # type: ignore[arg-type]
 
 
 def texts(requests: Iterable[Request]) -> str:

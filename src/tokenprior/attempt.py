@@ -1,8 +1,9 @@
-"""Attempt: a task and a prior, G times, become a group."""
+"""Attempt: a task, G times, becomes a group; each attempt sees a prior, mostly the same one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from tokenprior.agents.base import Agent
@@ -30,12 +31,11 @@ class Shelf(Protocol):
 
 async def attempt(
     task: Task,
-    prior: TokenPrior,
+    priors: Sequence[TokenPrior],
     *,
     agent: Agent,
     verifier: Verifier,
     shelf: Shelf,
-    group_size: int,
     phase: Phase = "rollout",
     step: int = 0,
     on_rollout: Callable[[Rollout, Reward], None] | None = None,
@@ -43,18 +43,19 @@ async def attempt(
     """Make a group of G attempts side by side. What was made before of the same inputs is not made again.
 
     Args:
+        priors: one for each of the G attempts.
         shelf: where the attempts are kept.
-        group_size: G, 1 or more.
         on_rollout: told of each attempt when it has its reward.
     """
 
-    async def one(index: int) -> tuple[Rollout, Reward]:
+    async def one(index: int, prior: TokenPrior) -> tuple[Rollout, Reward]:
         made_of = content_hash([agent.fingerprint, task.fingerprint, prior.fingerprint])
         kept = await shelf.find_rollout(phase, step, task.id, index, made_of)
         rollout, judged_by, reward = kept or (None, None, None)
         if rollout is None or rollout.failure is not None:  # a failure may have been put right in between
             reward = None
-            rollout = await agent.attempt(task, prior, phase=phase, step=step, index=index)
+            made = await agent.attempt(task, prior, phase=phase, step=step, index=index)
+            rollout = replace(made, included=prior.included)
             await shelf.save_rollout(phase, step, made_of, rollout, None, None)
         if reward is None or judged_by != verifier.fingerprint:
             reward = await _reward(task, rollout, verifier)
@@ -64,7 +65,7 @@ async def attempt(
             on_rollout(rollout, reward)
         return rollout, reward
 
-    pairs = await all_of(one(index) for index in range(group_size))
+    pairs = await all_of(one(index, prior) for index, prior in enumerate(priors))
     return Group(task=task, rollouts=tuple(r for r, _ in pairs), rewards=tuple(w for _, w in pairs))
 
 

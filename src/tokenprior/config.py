@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator, model_validator
 
 from tokenprior.errors import ConfigError
 from tokenprior.experience import MAX_WORDS
@@ -48,7 +48,8 @@ class LearnConfig(Settings):
 
     Attributes:
         preset: `paper` sets what the paper used for maths (arXiv 2510.08191): 3 epochs, one batch an epoch, G = 5,
-            learning temperature 0.7, attempts summarised. Keys that are given win over the preset.
+            learning temperature 0.7, attempts summarised, no gate, the whole library in every prompt. Keys that are
+            given win over the preset.
         epochs: passes over the practice tasks.
         batch_size: tasks of a step; `None` is one batch an epoch.
         group_size: G, attempts for each task.
@@ -69,6 +70,13 @@ class LearnConfig(Settings):
         learning_max_tokens: the most one learning reply may take.
         learning_timeout_s: seconds one learning call may take.
         prior_tokens: the most tokens of the prior in a prompt; `None` is no limit beyond the library's own.
+        inclusion_pairs: in how many pairs of the G attempts of a group one sees a part of the library and the other the
+            rest, so that the effect of each lesson is known; 0 shows the whole library to all, as in the paper.
+        gate: what a library has to show on gate tasks before it ships. `none` ships whatever was learned, as in the
+            paper; `no-harm` what did no worse than the one before; `proven` what did better beyond chance.
+        gate_k: attempts at each gate task.
+        gate_error: the chance, over a whole run, that `proven` ships something that helps nothing.
+        gate_parts: whether the changes of a candidate that does not ship are tried in two parts.
         library: the bounds of the library.
         seed: of the order of tasks and of sampling, where a model takes one.
     """
@@ -92,6 +100,11 @@ class LearnConfig(Settings):
     learning_max_tokens: Count = 4_096
     learning_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     prior_tokens: Count | None = None
+    inclusion_pairs: Annotated[int, Field(ge=0)] = 1
+    gate: Literal["none", "no-harm", "proven"] = "proven"
+    gate_k: Count = 2
+    gate_error: Annotated[float, Field(gt=0.0, le=0.5)] = 0.05
+    gate_parts: bool = True
     library: LibrarySettings = LibrarySettings()
     seed: int = 0
 
@@ -99,7 +112,8 @@ class LearnConfig(Settings):
         """The settings with the preset filled in."""
         if self.preset is None:
             return self
-        paper = {"epochs": 3, "batch_size": None, "group_size": 5, "temperature": 0.7, "compact": False}
+        paper: dict[str, Any] = {"epochs": 3, "batch_size": None, "group_size": 5, "temperature": 0.7, "compact": False}
+        paper |= {"inclusion_pairs": 0, "gate": "none"}
         given = {key: value for key, value in paper.items() if key not in self.model_fields_set}
         return self.model_copy(update=given | {"preset": None})
 
@@ -110,16 +124,30 @@ class EvaluateConfig(Settings):
     Attributes:
         k: attempts for each task and arm; the score is mean@k.
         temperature: of the agent; the paper evaluates at 0.3.
+        success_at: the reward from which an attempt counts as a success in pass@k.
+        stop_early: look after every few tasks, taken in a seeded order, and stop once it is clear for every arm whether
+            it helps or hurts; see `evaluate.compare` on what that guarantees.
+        reward_range: the lowest and the highest reward that the verifier gives; only `stop_early` rests on it.
         resamples: of the bootstrap over tasks.
         prior_tokens: as in `LearnConfig`; it has to be the same for learning and use.
-        seed: of the resampling.
+        seed: of the resampling, of the order of tasks with `stop_early`, and of the control arms.
     """
 
     k: Count = 1
     temperature: Temperature = 0.3
+    success_at: float = 1.0
+    stop_early: bool = False
+    reward_range: tuple[FiniteFloat, FiniteFloat] = (0.0, 1.0)
     resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
     prior_tokens: Count | None = None
     seed: int = 0
+
+    @field_validator("reward_range")
+    @classmethod
+    def _lowest_first(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not value[0] < value[1]:
+            raise ValueError("expected the lowest reward and then a higher one")
+        return value
 
 
 class BudgetSettings(Settings):

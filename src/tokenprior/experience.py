@@ -1,4 +1,4 @@
-"""Experience: one lesson, with an id for life and where it came from."""
+"""Experience: one lesson, with an id for life, where it came from, and what it was measured to do."""
 
 from __future__ import annotations
 
@@ -66,6 +66,34 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """What an experience does to the reward of an attempt that sees it, against one that does not.
+
+    Attributes:
+        mean: the difference in reward.
+        low, high: its 95% interval, over tasks.
+        shrunk: `mean` drawn towards zero by what the effects of a library scatter by chance alone.
+        tasks: how many tasks had attempts with and without it.
+        rollouts: the scored attempts of those tasks.
+    """
+
+    mean: float
+    low: float
+    high: float
+    shrunk: float
+    tasks: int
+    rollouts: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}] over {self.tasks} tasks"
+
+    @property
+    def hurts(self) -> bool:
+        """Whether the evidence says that attempts are worse with it."""
+        return self.high < 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Experience:
     """One lesson of the library.
 
@@ -74,12 +102,14 @@ class Experience:
         name: a few words; may be empty for an imported one.
         text: the lesson, one sentence with its condition ("When ..., ...").
         provenance: where it came from.
+        effect: what it was measured to do; `None` if that is not known. New words have a new effect.
     """
 
     id: str
     name: str = ""
     text: str
     provenance: Provenance = field(default_factory=Provenance)
+    effect: Effect | None = None
 
     @property
     def line(self) -> str:
@@ -90,6 +120,11 @@ class Experience:
     def support(self) -> int:
         """From how many groups it was drawn."""
         return len(self.provenance.groups)
+
+    @property
+    def worth(self) -> tuple[float, int]:
+        """What is kept longest where there is no room for all: its effect, 0 if not measured, then its support."""
+        return (self.effect.shrunk if self.effect else 0.0, self.support)
 
 
 # Chinese and Japanese put no space between words; each of their characters is taken as one.

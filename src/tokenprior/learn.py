@@ -1,8 +1,12 @@
 """Learn: the loop over steps. Streaming, resumable, within its budget.
 
 Order of events of a step: every task's group flows on its own from rollouts to rewards to its advantage while others
-are still rolling out; the one thing that waits for all is the library update. The step is then written in one
-transaction. A finished step is never done again: the same call with the same run goes on behind it.
+are still rolling out; the one thing that waits for all is the library update. Lessons that were measured to hurt are
+deleted first. The candidate goes through the gate, and the step is written in one transaction. A finished step is never
+done again: the same call with the same run goes on behind it.
+
+Two libraries are carried along: what learning goes on from, and what ships. Without a gate they are one, as in the
+paper.
 
 Determinism: groups are taken in the order of `Step.tasks` whatever the order of their ends, and everything random
 comes from the seed. So one seed and a deterministic model give one library, byte for byte, at any concurrency.
@@ -12,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tokenprior.advantage import Advantage, LeakGuard
@@ -20,17 +24,21 @@ from tokenprior.agents.base import Agent
 from tokenprior.attempt import attempt
 from tokenprior.config import LearnConfig
 from tokenprior.contrast import bundles, contrast
+from tokenprior.effects import Observation, estimate, halves, observed
 from tokenprior.epoch import Step, plan_steps
 from tokenprior.errors import BudgetReached, ConfigError, ModelError, TokenpriorError
 from tokenprior.flow import all_of
 from tokenprior.group import Group
 from tokenprior.library import Library
 from tokenprior.models.base import Model
+from tokenprior.operation import Delete
 from tokenprior.prior import TokenPrior
 from tokenprior.progress import Progress, Tracker
+from tokenprior.prove import Gate, allowance, prove
 from tokenprior.revise import Revision, revise
-from tokenprior.store.record import RunStore
+from tokenprior.store.record import RunStore, StepEnd
 from tokenprior.task import Task
+from tokenprior.trial import Trial
 from tokenprior.verifiers.base import Verifier
 
 
@@ -39,12 +47,14 @@ class LearnResult:
     """What learning brought.
 
     Attributes:
-        library: after the last finished step; what was imported, or empty, if none is finished.
+        library: what ships after the last finished step; what was imported, or empty, if none is finished.
+        learning: what learning goes on from: the same, or what is not proven yet.
         steps: one report a finished step, see `docs/formats.md`.
         stopped: why it ended before its last step, or `None`. The same call goes on.
     """
 
     library: Library
+    learning: Library
     steps: tuple[dict[str, Any], ...]
     stopped: str | None = None
 
@@ -57,6 +67,7 @@ async def learn(
     model: Model,
     record: RunStore,
     config: LearnConfig | None = None,
+    gate: Gate | None = None,
     start: Library | None = None,
     tracker: Tracker | None = None,
 ) -> LearnResult:
@@ -68,84 +79,180 @@ async def learn(
         verifier: rewards attempts.
         model: the learning model.
         record: the run in the store; nothing that it holds is paid for again.
-        start: the library to begin with; empty by default.
+        gate: what candidates are tried on, unless `config.gate` is `none`.
+        start: the library to begin with; empty by default. It ships until something better is proven.
         tracker: is told of the progress.
 
     Raises:
-        ConfigError: there is nothing to practise on.
+        ConfigError: there is nothing to practise on, or nothing to try candidates on.
         ModelError: an endpoint refuses for good. What was done is kept.
         StoreError: the store cannot be written.
     """
     config = (config or LearnConfig()).resolved()
     if not tasks:
         raise ConfigError("learn: no tasks to practise on")
+    if config.gate != "none" and not (gate and gate.tasks):
+        raise ConfigError(
+            f"learn.gate is {config.gate!r}, but there are no gate tasks: set tasks.split.gate (about 40 of them), or "
+            "learn.gate: none to ship whatever is learned, as the paper does"
+        )
     tracker = tracker or Tracker(None, record.spent)
-    library = start or Library()
     # Without ground truth the answers may not even choose which lessons stay.
     guard = LeakGuard(tasks if config.ground_truth else [replace(task, answer=None) for task in tasks])
     steps = plan_steps(tasks, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
-    reports: list[dict[str, Any]] = []
+    loop = _Loop(agent, verifier, model, record, config, guard, gate, tracker)
+    stands = StepEnd(library=start or Library(), shipped=start or Library(), report={})
+    ends: list[StepEnd] = []
+    stopped: str | None = None
     for step in steps:
-        if (finished := await record.finished_step(step.index)) is not None:
-            library, report = finished
-            reports.append(report)
-            continue
-        tracker.now = Progress(step=step.index + 1, steps=len(steps), experiences=len(library))
-        try:
-            groups, advantages = await _groups(step, library, agent, verifier, model, record, config, guard, tracker)
-            _require_progress(groups, advantages, config)
-            tracker.change(phase="library update")
-            revision = await revise(
-                library, advantages, model=model, config=config, guard=guard, run=record.run, step=step.index
-            )
-        except BudgetReached as reached:
-            return LearnResult(library=library, steps=tuple(reports), stopped=str(reached))
-        report = step_report(step, groups, advantages, revision, config)
-        await record.save_step(step.index, step.epoch, revision.applied, report)
-        library = revision.applied.library
-        reports.append(report)
-        tracker.change(experiences=len(library))
-    return LearnResult(library=library, steps=tuple(reports))
+        end = await record.finished_step(step.index)
+        if end is None:
+            tracker.now = Progress(step=step.index + 1, steps=len(steps), experiences=len(stands.library))
+            try:
+                end = await loop.take(step, stands, ends, steps_left=len(steps) - step.index)
+            except BudgetReached as reached:
+                stopped = str(reached)
+                break
+            tracker.change(experiences=len(end.library))
+        stands = end
+        ends.append(end)
+    reports = tuple(end.report for end in ends)
+    return LearnResult(library=stands.shipped, learning=stands.library, steps=reports, stopped=stopped)
 
 
-async def _groups(
-    step: Step,
-    library: Library,
-    agent: Agent,
-    verifier: Verifier,
-    model: Model,
-    record: RunStore,
-    config: LearnConfig,
-    guard: LeakGuard,
-    tracker: Tracker,
-) -> tuple[list[Group], list[Advantage]]:
-    prior = TokenPrior.of(library, budget_tokens=config.prior_tokens)
-    tracker.phase("rollouts", total=len(step.tasks) * config.group_size)
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    """What all steps of a run share."""
 
-    async def attempted(task: Task) -> Group:
-        return await attempt(
-            task,
-            prior,
-            agent=agent,
-            verifier=verifier,
-            shelf=record,
-            group_size=config.group_size,
+    agent: Agent
+    verifier: Verifier
+    model: Model
+    record: RunStore
+    config: LearnConfig
+    guard: LeakGuard
+    gate: Gate | None
+    tracker: Tracker
+
+    async def take(self, step: Step, stands: StepEnd, ends: Sequence[StepEnd], *, steps_left: int) -> StepEnd:
+        """One step, from where the run stands to where it stands then."""
+        config, run = self.config, self.record.run
+        groups, advantages = await self._groups(step, stands.library)
+        _require_progress(groups, advantages, config)
+        seen = observed(groups, step.index)
+        self.tracker.change(phase="library update")
+        known = _measured(stands.library, [o for end in ends for o in end.observations] + list(seen), run)
+        harmful = [Delete(id=e.id, reason=f"measured: {e.effect}") for e in known if e.effect and e.effect.hurts]
+        pruned = known.only([e.id for e in known if not (e.effect and e.effect.hurts)])
+        revision = await revise(
+            pruned,
+            advantages,
+            model=self.model,
+            config=config,
+            guard=self.guard,
+            run=run,
             step=step.index,
-            on_rollout=tracker.rollout,
+        )
+        applied = replace(revision.applied, done=(*harmful, *revision.applied.done))
+        figures = [figure for end in ends for figure in end.report["trials"]]
+        trials = await self._trials(applied.library, stands.shipped, figures, steps_left)
+        library, shipped = _outcome(applied.library, pruned, stands.shipped, trials, gated=config.gate != "none")
+        report = step_report(step, groups, advantages, replace(revision, applied=applied), config)
+        report |= {
+            "effects": {e.id: asdict(e.effect) for e in known if e.effect},
+            "trials": [trial.to_json() for trial in trials],
+            "experiences": len(library),
+            "library_version": library.version,
+            "shipped_version": shipped.version,
+        }
+        end = StepEnd(library=library, shipped=shipped, observations=seen, report=report)
+        await self.record.save_step(step.index, step.epoch, applied, trials, end)
+        return end
+
+    async def _groups(self, step: Step, library: Library) -> tuple[list[Group], list[Advantage]]:
+        config, tracker = self.config, self.tracker
+        tracker.phase("rollouts", total=len(step.tasks) * config.group_size)
+        places = {task.id: place for place, task in enumerate(step.tasks)}
+
+        async def attempted(task: Task) -> Group:
+            return await attempt(
+                task,
+                group_priors(library, config, place=places[task.id], step=step.index),
+                agent=self.agent,
+                verifier=self.verifier,
+                shelf=self.record,
+                step=step.index,
+                on_rollout=tracker.rollout,
+            )
+
+        async def flow(tasks: Sequence[Task]) -> tuple[list[Group], list[Advantage]]:
+            groups = await all_of(attempted(task) for task in tasks)
+            advantages = await contrast(
+                groups, library, model=self.model, config=config, guard=self.guard, step=step.index
+            )
+            for advantage in advantages:
+                await self.record.save_advantage(step.index, advantage)
+            lessons = sum(len(advantage.lessons) for advantage in advantages)
+            tracker.change(groups=tracker.now.groups + len(groups), lessons=tracker.now.lessons + lessons)
+            return groups, advantages
+
+        flowed = await all_of(flow(bundle) for bundle in bundles(step.tasks, config))
+        groups = [group for bundle, _ in flowed for group in bundle]
+        return groups, [advantage for _, advantages in flowed for advantage in advantages]
+
+    async def _trials(
+        self, candidate: Library, shipped: Library, figures: Sequence[dict[str, Any]], steps_left: int
+    ) -> tuple[Trial, ...]:
+        """No second look at what was tried already: the attempts would be the same ones."""
+        if self.config.gate == "none" or self.gate is None:
+            return ()
+        tried = {figure["candidate"] for figure in figures if figure["against"] == shipped.version}
+        return await prove(
+            candidate,
+            shipped,
+            gate=self.gate,
+            verifier=self.verifier,
+            record=self.record,
+            config=self.config,
+            level=allowance(figures, steps_left=steps_left, config=self.config),
+            tried=tried,
+            tracker=self.tracker,
         )
 
-    async def flow(tasks: Sequence[Task]) -> tuple[list[Group], list[Advantage]]:
-        groups = await all_of(attempted(task) for task in tasks)
-        advantages = await contrast(groups, library, model=model, config=config, guard=guard, step=step.index)
-        for advantage in advantages:
-            await record.save_advantage(step.index, advantage)
-        lessons = sum(len(advantage.lessons) for advantage in advantages)
-        tracker.change(groups=tracker.now.groups + len(groups), lessons=tracker.now.lessons + lessons)
-        return groups, advantages
 
-    flowed = await all_of(flow(bundle) for bundle in bundles(step.tasks, config))
-    groups = [group for bundle, _ in flowed for group in bundle]
-    return groups, [advantage for _, advantages in flowed for advantage in advantages]
+def group_priors(library: Library, config: LearnConfig, *, place: int, step: int) -> list[TokenPrior]:
+    """What each of the G attempts of a group sees: the whole library, and in the last of them pairs of parts.
+
+    Args:
+        place: of the task in its step; the design goes on from task to task.
+        step: gives the experiences other columns of the design.
+    """
+    whole = TokenPrior.of(library, budget_tokens=config.prior_tokens)
+    pairs = min(config.inclusion_pairs, config.group_size // 2) if whole.included else 0
+    priors = [whole] * (config.group_size - 2 * pairs)
+    for pair in range(pairs):
+        parts = halves(whole.included, row=place * pairs + pair, seed=f"{config.seed}/{step}")
+        priors += [TokenPrior.of(library.only(part), budget_tokens=config.prior_tokens) for part in parts]
+    return priors
+
+
+def _measured(library: Library, observations: Sequence[Observation], run: str) -> Library:
+    """The library with what is known of its experiences by now: of their present words, so from the step after."""
+    since = {e.id: e.provenance.step + 1 if e.provenance.run == run else 0 for e in library}
+    return library.with_effects(estimate(observations, since))
+
+
+def _outcome(
+    candidate: Library, before: Library, shipped: Library, trials: Sequence[Trial], *, gated: bool
+) -> tuple[Library, Library]:
+    """What learning goes on from, and what ships."""
+    proven = next((trial.candidate for trial in trials if trial.decision == "ships"), None)
+    if proven is not None:
+        return proven, proven
+    if not gated or candidate.version == shipped.version:
+        return candidate, candidate
+    if any(trial.part == "whole" and trial.decision == "refused" for trial in trials):
+        return before.with_changes(candidate, ()), shipped
+    return candidate, shipped
 
 
 # How a drop begins whose cause is the way to the learning model, not what was asked of it (`ask.ask` writes it).
@@ -199,8 +306,6 @@ def step_report(
         "operations": dict(sorted(Counter(type(operation).__name__ for operation in applied.done).items())),
         "refused": dict(sorted(Counter(_reason_class(refused.reason) for refused in applied.refused).items())),
         "drops": dict(sorted(drops.items())),
-        "experiences": len(applied.library),
-        "library_version": applied.library.version,
     }
 
 

@@ -7,13 +7,13 @@ exactly one of two lists: applied, or refused with a reason.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, assert_never
 
 from tokenprior.errors import DataError
-from tokenprior.experience import MAX_WORDS, Experience, Provenance, count_words, parse_id, similarity
+from tokenprior.experience import MAX_WORDS, Effect, Experience, Provenance, count_words, parse_id, similarity
 from tokenprior.operation import Add, Delete, Keep, Merge, Modify, Operation
 from tokenprior.task import content_hash
 
@@ -118,7 +118,7 @@ class Library:
         An Add that says what an experience says already becomes a Keep of it, which adds to its support.
 
         Args:
-            bounds: limits of the candidate; whoever was drawn from the fewest groups goes first, the youngest of those.
+            bounds: limits of the candidate; what is of the least `Experience.worth` goes first, the youngest of those.
             run: goes into the provenance.
             step: goes into the provenance.
             sources: what each lesson number rests on.
@@ -136,6 +136,38 @@ class Library:
         library = Library(experiences=tuple(work.entries.values()), next_number=work.next_number)
         return Applied(library=library, done=tuple(done), refused=tuple(refused))
 
+    def with_effects(self, effects: Mapping[str, Effect]) -> Library:
+        """The same experiences with the effects of those ids set; the version stays."""
+        measured = [replace(e, effect=effects[e.id]) if e.id in effects else e for e in self]
+        return replace(self, experiences=tuple(measured))
+
+    def only(self, ids: Collection[str]) -> Library:
+        """The experiences of those ids, in their order."""
+        return replace(self, experiences=tuple(e for e in self if e.id in ids))
+
+    def changes(self, candidate: Library) -> tuple[tuple[str, ...], ...]:
+        """What tells a candidate from this library, in parts that may be taken over each on its own.
+
+        A part is the ids of one experience that came, went or was reworded; those of a merge are one part.
+        """
+        words = {e.id: e.line for e in self}
+        new_words = {e.id: e.line for e in candidate}
+        ids = [*new_words, *(identity for identity in words if identity not in new_words)]
+        parts: list[tuple[str, ...]] = []
+        for experience in candidate:
+            gone = tuple(p for p in experience.provenance.parents if p in words and p not in new_words)
+            if words.get(experience.id) != experience.line and gone:
+                parts.append((experience.id, *gone))
+        merged = {identity for part in parts for identity in part}
+        parts += [(i,) for i in ids if i not in merged and words.get(i) != new_words.get(i)]
+        return tuple(sorted(parts, key=lambda part: ids.index(part[0])))
+
+    def with_changes(self, candidate: Library, ids: Collection[str]) -> Library:
+        """This library with the changes of a candidate at some ids; ids that the candidate gave stay given."""
+        kept = [candidate[e.id] if e.id in ids else e for e in self if e.id not in ids or e.id in candidate]
+        new = [e for e in candidate if e.id in ids and e.id not in self]
+        return Library(experiences=(*kept, *new), next_number=max(self.next_number, candidate.next_number))
+
     def to_json(self) -> dict[str, Any]:
         """The library as a JSON value, provenance included; `from_json` gives the same library back."""
         return {
@@ -143,7 +175,14 @@ class Library:
             "version": self.version,
             "next_number": self.next_number,
             "experiences": [
-                {"id": e.id, "name": e.name, "text": e.text, "provenance": e.provenance.to_json()} for e in self
+                {
+                    "id": e.id,
+                    "name": e.name,
+                    "text": e.text,
+                    "provenance": e.provenance.to_json(),
+                    **({"effect": asdict(e.effect)} if e.effect else {}),
+                }
+                for e in self
             ],
         }
 
@@ -158,6 +197,7 @@ class Library:
                         name=str(e.get("name", "")),
                         text=str(e["text"]),
                         provenance=Provenance.from_json(e.get("provenance") or {}),
+                        effect=Effect(**e["effect"]) if e.get("effect") else None,
                     )
                     for e in value["experiences"]
                 ),
@@ -293,13 +333,14 @@ class _Work:
             rollouts=tuple(dict.fromkeys([*(r for p in before for r in p.rollouts), *rollouts])),
             parents=parents,
         )
-        return replace(old, name=operation.name or old.name, text=operation.text, provenance=provenance)
+        name = operation.name or old.name
+        return replace(old, name=name, text=operation.text, provenance=provenance, effect=None)
 
     def evict(self) -> list[Operation]:
         """Keep to the bounds."""
         done: list[Operation] = []
         while self.entries and (over := self._over()):
-            weakest = min(reversed(self.entries.values()), key=lambda experience: experience.support)
+            weakest = min(reversed(self.entries.values()), key=lambda experience: experience.worth)
             del self.entries[weakest.id]
             done.append(Delete(id=weakest.id, reason=f"the library is over its bound of {over}"))
         return done

@@ -38,13 +38,13 @@ class TokenPrior:
         """Render a library.
 
         Args:
-            budget_tokens: the most the text may take, as `estimate_tokens` counts. Experiences with the support of the
-                fewest groups are left out first, of those the youngest; the order of the rest does not change.
+            budget_tokens: the most the text may take, as `estimate_tokens` counts. Experiences of the least
+                `Experience.worth` are left out first, of those the youngest; the order of the rest does not change.
         """
         chosen = list(library)
         omitted: list[Experience] = []
         while chosen and budget_tokens is not None and estimate_tokens(_render(chosen)) > budget_tokens:
-            weakest = min(reversed(chosen), key=lambda experience: experience.support)
+            weakest = min(reversed(chosen), key=lambda experience: experience.worth)
             chosen.remove(weakest)
             omitted.append(weakest)
         return cls(

@@ -76,6 +76,7 @@ class Rollout:
         output: what the verifier judges; empty if it failed.
         failure: set exactly when `stop` is `FAILED`.
         latency_s: seconds at work, waiting for a free slot and back-off left out.
+        included: ids of the experiences in its prior.
         metadata: what an agent wants kept; JSON values only.
     """
 
@@ -87,6 +88,7 @@ class Rollout:
     failure: Failure | None = None
     usage: Usage = field(default_factory=Usage)
     latency_s: float = 0.0
+    included: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

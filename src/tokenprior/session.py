@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokenprior.agents.chat import ChatAgent
+from tokenprior.comparison import Comparison
 from tokenprior.config import Config, EvaluateConfig
 from tokenprior.errors import BudgetReached, ConfigError
-from tokenprior.evaluate import Comparison
 from tokenprior.evaluate import compare as compare_arms
 from tokenprior.learn import LearnResult
 from tokenprior.learn import learn as learn_library
@@ -21,6 +21,7 @@ from tokenprior.library import Library
 from tokenprior.models.budget import Budget
 from tokenprior.models.connect import Connections
 from tokenprior.progress import OnProgress, Tracker
+from tokenprior.prove import Gate
 from tokenprior.store import RunStore, Store, open_store
 from tokenprior.task import Split, Task, TaskSet, content_hash, load_tasks
 from tokenprior.verifiers import make_verifier
@@ -93,6 +94,7 @@ class Session:
             described |= {
                 "tasks": self.split.practice.fingerprint,
                 "learner": config.learner or config.agent.model,
+                "gate": [self.split.gate.fingerprint, config.evaluate.temperature],
                 "learn": config.learn.resolved().model_dump(mode="json", exclude={"learning_timeout_s"}),
             }
         else:
@@ -119,6 +121,7 @@ class Session:
         """Learn from the practice tasks, or go on with it. See `learn.learn`."""
         config = self.config.learn.resolved()
         async with self._open(self.run_of(start), "learn") as live:
+            gate = Gate(tasks=self.split.gate, agent=live.agent(self.config, self._evaluation.temperature, config.seed))
             result = await learn_library(
                 self.split.practice,
                 agent=live.agent(self.config, config.temperature, config.seed),
@@ -126,6 +129,7 @@ class Session:
                 model=live.learner,
                 record=live.record,
                 config=config,
+                gate=gate,
                 start=start,
                 tracker=live.tracker,
             )

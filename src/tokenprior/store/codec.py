@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from tokenprior.advantage import Advantage
+from tokenprior.effects import Observation
 from tokenprior.models.base import Reply
 from tokenprior.redact import redact
 from tokenprior.reward import Reward
@@ -53,6 +54,7 @@ def rollout_to_json(rollout: Rollout) -> dict[str, Any]:
         "failure": [rollout.failure.kind, rollout.failure.detail] if rollout.failure else None,
         "usage": usage_to_json(rollout.usage),
         "latency_s": rollout.latency_s,
+        "included": list(rollout.included),
         "metadata": rollout.metadata,
     }
 
@@ -68,6 +70,7 @@ def rollout_from_json(value: dict[str, Any]) -> Rollout:
         failure=Failure(kind=failure[0], detail=failure[1]) if failure else None,
         usage=Usage(**value["usage"]),
         latency_s=value["latency_s"],
+        included=tuple(value.get("included", ())),
         metadata=value["metadata"],
     )
 
@@ -83,6 +86,17 @@ def reward_to_json(reward: Reward) -> dict[str, Any]:
 
 def reward_from_json(value: dict[str, Any]) -> Reward:
     return Reward(**value)
+
+
+def observation_to_json(one: Observation) -> list[Any]:
+    return [one.task, one.step, [[sorted(included), reward] for included, reward in one.attempts]]
+
+
+def observation_from_json(value: list[Any]) -> Observation:
+    task, step, attempts = value
+    return Observation(
+        task=task, step=step, attempts=tuple((frozenset(included), reward) for included, reward in attempts)
+    )
 
 
 def reply_to_json(reply: Reply) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from tokenprior.store.lock import RunLock
 from tokenprior.store.record import RunRecord, RunStore
 from tokenprior.store.writer import Writer
 
-NEWEST = "0001"
+NEWEST = "0002"
 
 
 def open_store(where: str | Path) -> Store:

@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from tokenprior.advantage import Advantage
+from tokenprior.effects import Observation
 from tokenprior.library import Applied, Library
 from tokenprior.models.base import Phase, Reply, Request
 from tokenprior.operation import to_json
@@ -26,6 +27,7 @@ from tokenprior.store import codec, schema
 from tokenprior.store.lock import RunLock
 from tokenprior.store.writer import Writer
 from tokenprior.task import content_hash
+from tokenprior.trial import Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,23 @@ class RunRecord:
     @classmethod
     def of(cls, row: Mapping[Any, Any]) -> RunRecord:
         return cls(**{**row, "config": json.loads(row["config"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepEnd:
+    """Where a run stands after a step.
+
+    Attributes:
+        library: what learning goes on from.
+        shipped: what is used.
+        observations: of this step.
+        report: its figures, see `docs/formats.md`.
+    """
+
+    library: Library
+    shipped: Library
+    observations: tuple[Observation, ...] = ()
+    report: dict[str, Any]
 
 
 class RunStore:
@@ -221,8 +240,8 @@ class RunStore:
         values = {"advantage": codec.dumps(codec.advantage_to_json(advantage))}
         await self._writer.run(lambda connection: _put(connection, schema.advantages, key, values))
 
-    async def save_step(self, step: int, epoch: int, applied: Applied, report: Mapping[str, Any]) -> None:
-        """Keep a step in one transaction: the library it ended with, its operations, what was refused, its figures."""
+    async def save_step(self, step: int, epoch: int, applied: Applied, trials: Sequence[Trial], end: StepEnd) -> None:
+        """Keep a step in one transaction: how it ended, its operations, what was refused, its trials."""
         outcomes = [(to_json(done), "done", done.reason) for done in applied.done]
         outcomes += [(to_json(refused.operation), "refused", refused.reason) for refused in applied.refused]
 
@@ -230,27 +249,47 @@ class RunStore:
             at = {"run": self.run, "step": step}
             values = {
                 "epoch": epoch,
-                "library_version": applied.library.version,
-                "library": codec.dumps(applied.library.to_json()),
-                "report": codec.dumps(report),
+                "library_version": end.library.version,
+                "library": codec.dumps(end.library.to_json()),
+                "report": codec.dumps(end.report),
+                "shipped_version": end.shipped.version,
+                "shipped": codec.dumps(end.shipped.to_json()),
+                "observations": codec.dumps([codec.observation_to_json(one) for one in end.observations]),
             }
             _put(connection, schema.steps, at, values)
             for sequence, (operation, outcome, reason) in enumerate(outcomes):
                 body = {"operation": codec.dumps(operation), "outcome": outcome, "reason": codec.plain(reason)}
                 _put(connection, schema.operations, at | {"sequence": sequence}, body)
+            for sequence, trial in enumerate(trials):
+                body = {
+                    "candidate_version": trial.candidate.version,
+                    "candidate": codec.dumps(trial.candidate.to_json()),
+                    "figures": codec.dumps(trial.to_json()),
+                }
+                _put(connection, schema.trials, at | {"sequence": sequence}, body)
 
         await self._writer.run(write)
 
-    async def finished_step(self, step: int) -> tuple[Library, dict[str, Any]] | None:
-        """The library and the report of a step that this run has finished before."""
+    async def finished_step(self, step: int) -> StepEnd | None:
+        """How a step ended that this run has finished before."""
         columns = schema.steps.c
 
         def read(connection: sa.Connection) -> Any:
-            query = sa.select(columns.library, columns.report).where(columns.run == self.run, columns.step == step)
-            return connection.execute(query).first()
+            return connection.execute(
+                sa.select(columns.library, columns.shipped, columns.observations, columns.report).where(
+                    columns.run == self.run, columns.step == step
+                )
+            ).first()
 
         found = await self._writer.run(read)
-        return (Library.from_json(json.loads(found.library)), json.loads(found.report)) if found else None
+        if found is None:
+            return None
+        return StepEnd(
+            library=Library.from_json(json.loads(found.library)),
+            shipped=Library.from_json(json.loads(found.shipped)),
+            observations=tuple(codec.observation_from_json(one) for one in json.loads(found.observations)),
+            report=json.loads(found.report),
+        )
 
     async def save_evaluation(self, arm: str, library_version: str, report: Mapping[str, Any]) -> None:
         """Keep what an arm scored."""

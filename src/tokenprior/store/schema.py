@@ -91,9 +91,35 @@ steps = Table(
     Column("step", Integer, nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("library_version", String(12), nullable=False),
-    Column("library", Text, nullable=False),
+    Column("library", Text, nullable=False),  # what learning goes on from
     Column("report", Text, nullable=False),
+    Column("shipped_version", String(12)),
+    Column("shipped", Text),  # what is used
+    Column("observations", Text),  # rewards of attempts that saw different parts of the library
     PrimaryKeyConstraint("run", "step"),
+)
+
+trials = Table(
+    "trials",
+    metadata,
+    Column("run", String(80), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("candidate_version", String(12), nullable=False),
+    Column("candidate", Text, nullable=False),
+    Column("figures", Text, nullable=False),
+    PrimaryKeyConstraint("run", "step", "sequence"),
+)
+
+pins = Table(
+    "pins",
+    metadata,
+    Column("run", String(80), nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("version", String(12)),  # empty: no longer pinned
+    Column("reason", Text, nullable=False),
+    Column("pinned_at", Float, nullable=False),
+    PrimaryKeyConstraint("run", "sequence"),
 )
 
 operations = Table(

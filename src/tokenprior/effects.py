@@ -1,0 +1,153 @@
+"""Effects: what each experience does, estimated from rollouts that are made anyway.
+
+Order of events: in every group a few pairs of attempts see a part of the library and its mirror image (`halves`); the
+rewards of each group are centred on the group's mean and regressed on what was in the prompt (`estimate`); estimates
+are drawn towards zero by as much as chance alone scatters them.
+
+Departure from the paper: there every attempt sees the whole library, and no effect of one lesson is known.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tokenprior.experience import Effect
+from tokenprior.group import Group
+from tokenprior.statistics import t_quantile
+
+ENOUGH = 4  # tasks beyond the number of experiences before an interval over tasks says anything
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """The scored attempts of one group that saw different parts of a library.
+
+    Attributes:
+        task: the task's id.
+        step: of the run.
+        attempts: for each what was in its prompt, and its reward.
+    """
+
+    task: str
+    step: int
+    attempts: tuple[tuple[frozenset[str], float], ...]
+
+
+def halves(ids: Sequence[str], *, row: int, seed: str) -> tuple[frozenset[str], frozenset[str]]:
+    """One row of a two-level orthogonal design, and its mirror image: each id is in one of the two.
+
+    Over as many consecutive rows as the design has (the power of two above the number of ids) every id is in half of
+    the first parts, every two ids are together in a quarter of them, and with the mirror images no effect of a single
+    id is mixed up with that of a pair. There are so few different parts that a server can cache each.
+    Source: Hadamard matrices as designs: Plackett and Burman, "The Design of Optimum Multifactorial Experiments",
+    Biometrika 33 (1946); mirror images: Box and Hunter, Technometrics 3 (1961).
+
+    Args:
+        row: which row, from 0; taken modulo the size of the design.
+        seed: which column an id gets.
+    """
+    size = 1 << len(ids).bit_length()
+    columns = random.Random(seed).sample(range(1, size), len(ids))
+    chosen = frozenset(i for i, column in zip(ids, columns, strict=True) if (row % size & column).bit_count() % 2 == 0)
+    return chosen, frozenset(ids) - chosen
+
+
+def observed(groups: Iterable[Group], step: int) -> tuple[Observation, ...]:
+    """The groups of a step in which scored attempts saw different things."""
+    found: list[Observation] = []
+    for group in groups:
+        attempts = tuple((frozenset(r.included), w.value) for r, w in group.scored if w.value is not None)
+        if len({included for included, _ in attempts}) > 1:
+            found.append(Observation(task=group.task.id, step=step, attempts=attempts))
+    return tuple(found)
+
+
+def estimate(observations: Sequence[Observation], ids: Mapping[str, int]) -> dict[str, Effect]:
+    """The effect of each experience that can be told from the others.
+
+    Least squares of rewards on inclusion, both centred on their group, with a sandwich variance over tasks and
+    Student's t, so that attempts at one task may depend on each other and lessons may help on some tasks only.
+    Source: Liang and Zeger, Biometrika 73 (1986); shrinkage: Morris, JASA 78 (1983).
+
+    Args:
+        ids: each experience with the first step in which it had its present words.
+
+    Returns:
+        Effects by id; without those that never varied, that always came and went with another, or for which there are
+        fewer than `ENOUGH` tasks more than experiences.
+    """
+    rows = _centred(observations, ids)
+    varied = [i for i in ids if any(x.get(i) for _, x, _ in rows)]
+    tasks = sorted({task for task, _, _ in rows})
+    if len(tasks) < len(varied) + ENOUGH:
+        return {}
+    inverse = _inverse([[sum(x.get(i, 0.0) * x.get(j, 0.0) for _, x, _ in rows) for j in varied] for i in varied])
+    moments = [sum(x.get(i, 0.0) * y for _, x, y in rows) for i in varied]
+    means = [sum(a * b for a, b in zip(line, moments, strict=True)) for line in inverse]
+    scores = {task: [0.0] * len(varied) for task in tasks}
+    for task, x, y in rows:
+        residual = y - sum(mean * x.get(i, 0.0) for i, mean in zip(varied, means, strict=True))
+        for place, i in enumerate(varied):
+            scores[task][place] += residual * x.get(i, 0.0)
+    freedom = len(tasks) - len(varied)
+    wide = t_quantile(0.975, freedom) * (len(tasks) / freedom) ** 0.5
+    made: dict[str, tuple[float, float, float]] = {}
+    for place, i in enumerate(varied):
+        line = inverse[place]
+        variance = sum(sum(a * b for a, b in zip(line, score, strict=True)) ** 2 for score in scores.values())
+        if line[place] < _ALIASED:
+            error = variance**0.5
+            made[i] = (means[place], error, error * wide)
+    # What is left of the scatter of the estimates when that of chance is taken out: how far true effects lie apart.
+    spread = max(0.0, sum(mean**2 - error**2 for mean, error, _ in made.values()) / max(1, len(made)))
+    effects: dict[str, Effect] = {}
+    for i, (mean, error, reach) in made.items():
+        seen = [o for o in observations if o.step >= ids[i] and len({i in included for included, _ in o.attempts}) > 1]
+        effects[i] = Effect(
+            mean=mean,
+            low=mean - reach,
+            high=mean + reach,
+            shrunk=mean * spread / (spread + error**2) if spread else 0.0,
+            tasks=len({o.task for o in seen}),
+            rollouts=sum(len(o.attempts) for o in seen),
+        )
+    return effects
+
+
+def _centred(observations: Sequence[Observation], ids: Mapping[str, int]) -> list[tuple[str, dict[str, float], float]]:
+    """For each attempt its task, its inclusion of each id less the group's share of it, its reward less the mean."""
+    rows: list[tuple[str, dict[str, float], float]] = []
+    for one in observations:
+        count = len(one.attempts)
+        mean = sum(reward for _, reward in one.attempts) / count
+        share = {
+            i: sum(i in included for included, _ in one.attempts) / count
+            for i, since in ids.items()
+            if one.step >= since
+        }
+        rows += [(one.task, {i: (i in included) - share[i] for i in share}, y - mean) for included, y in one.attempts]
+    return rows
+
+
+_RIDGE = 1e-9  # keeps the inverse finite where two experiences always came and went together ...
+_ALIASED = 1e6  # ... and such ones show by an entry beyond this
+
+
+def _inverse(matrix: list[list[float]]) -> list[list[float]]:
+    """The inverse of a symmetric matrix without negative eigenvalues, by Gauss and Jordan."""
+    n = len(matrix)
+    work = [
+        [value + _RIDGE * (row == column) for column, value in enumerate(line)] + [float(row == c) for c in range(n)]
+        for row, line in enumerate(matrix)
+    ]
+    for column in range(n):
+        best = max(range(column, n), key=lambda row: abs(work[row][column]))
+        work[column], work[best] = work[best], work[column]
+        pivot = work[column][column]
+        work[column] = [value / pivot for value in work[column]]
+        for row in range(n):
+            if row != column and (factor := work[row][column]):
+                work[row] = [a - factor * b for a, b in zip(work[row], work[column], strict=True)]
+    return [line[n:] for line in work]

@@ -1,0 +1,180 @@
+"""Prove: a candidate library against the one that ships, on tasks that no lesson was drawn from.
+
+Order of events: candidate and current library attempt every gate task, side by side; what was attempted before is not
+attempted again; the differences of the task means decide. A candidate that does not ship is tried in two parts, so
+that one bad lesson does not cost the good ones. Every trial is a fact with its figures, whatever came out of it.
+
+The error rate of a run is that of all its trials together. Each trial is a one-sided test at a level of its own; a
+level is spent when the trial ships nothing, and given back when it does, since a gain that is there is no error. So a
+run in which nothing helps ships something with at most `gate_error` chance, however many steps it has.
+Source: the fallback procedure, Wiens and Dmitrienko, Journal of Biopharmaceutical Statistics 15 (2005).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tokenprior.agents.base import Agent
+from tokenprior.attempt import attempt
+from tokenprior.config import LearnConfig
+from tokenprior.errors import TokenpriorError
+from tokenprior.flow import all_of
+from tokenprior.group import Group
+from tokenprior.library import Library
+from tokenprior.prior import TokenPrior
+from tokenprior.progress import Tracker
+from tokenprior.statistics import bootstrap_mean, sign_flip, tasks_needed
+from tokenprior.store.record import RunStore
+from tokenprior.task import Task
+from tokenprior.trial import Decision, Trial
+from tokenprior.verifiers.base import Verifier
+
+RESAMPLES = 2_000
+SCORED = 0.8  # the share of gate tasks that have to be scored on both sides before anything is proven
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """What candidates are tried on.
+
+    Attributes:
+        tasks: of which no lesson is drawn.
+        agent: as it will be used, at its evaluation temperature.
+    """
+
+    tasks: Sequence[Task]
+    agent: Agent
+
+
+async def prove(
+    candidate: Library,
+    current: Library,
+    *,
+    gate: Gate,
+    verifier: Verifier,
+    record: RunStore,
+    config: LearnConfig,
+    level: float,
+    tried: Collection[str],
+    tracker: Tracker,
+) -> tuple[Trial, ...]:
+    """Try a candidate, and its parts if it does not ship. At most one trial of the result ships.
+
+    Args:
+        current: what ships now.
+        level: what this step may spend, see `allowance`. The whole candidate gets half of it where parts could follow,
+            all of it where not.
+        tried: versions that had their trial against the current library; the attempts would be the same ones.
+
+    Returns:
+        The trials; none if the candidate reads just like the current library, or was tried.
+
+    Raises:
+        ModelError, BudgetReached, StoreError: what was done is kept, the same call goes on.
+    """
+
+    async def groups(library: Library) -> list[Group]:
+        prior = TokenPrior.of(library, budget_tokens=config.prior_tokens)
+        # Always step 0: the attempts with one prior serve every step.
+        return await all_of(
+            attempt(
+                task,
+                [prior] * config.gate_k,
+                agent=gate.agent,
+                verifier=verifier,
+                shelf=record,
+                phase="gate",
+                on_rollout=tracker.rollout,
+            )
+            for task in gate.tasks
+        )
+
+    async def tried(libraries: Sequence[tuple[str, Library]], level: float) -> list[Trial]:
+        tracker.phase("gate", total=len(gate.tasks) * config.gate_k * (1 + len(libraries)))
+        baseline, *made = await all_of(groups(library) for library in (current, *(one for _, one in libraries)))
+        return [
+            decide(library, current, part=part, groups=these, baseline=baseline, level=level, config=config)
+            for (part, library), these in zip(libraries, made, strict=True)
+        ]
+
+    if candidate.version in {current.version, *tried}:
+        return ()
+    parts = [part for part in _parts(candidate, current) if part[1].version not in tried] if config.gate_parts else []
+    (whole,) = await tried([("whole", candidate)], level / 2 if parts else level)
+    if whole.decision == "ships" or not parts:
+        return (whole,)
+    trials = await tried(parts, level / 2 / len(parts))
+    # Of two that may ship the one with the larger gain does; together they were tried before, and did not.
+    best = max(trials, key=lambda trial: (trial.decision == "ships", trial.gain.mean))
+    return (whole, *(t if t is best or t.decision != "ships" else replace(t, decision="open") for t in trials))
+
+
+def decide(
+    candidate: Library,
+    current: Library,
+    *,
+    part: str,
+    groups: Sequence[Group],
+    baseline: Sequence[Group],
+    level: float,
+    config: LearnConfig,
+) -> Trial:
+    """What attempts at the gate tasks say of a candidate. `groups[i]` and `baseline[i]` are of one task.
+
+    Raises:
+        TokenpriorError: no task was scored on both sides, which is an outage and no result.
+    """
+    pairs = zip(groups, baseline, strict=True)
+    differences = [here.mean - there.mean for here, there in pairs if here.mean is not None and there.mean is not None]
+    if not differences:
+        raise TokenpriorError(
+            "no gate task was scored both with the candidate and without: put the endpoint or the verifier right, and "
+            "the same command goes on"
+        )
+    gain = bootstrap_mean(differences, resamples=RESAMPLES, seed=config.seed)
+    p = sign_flip(differences, side="greater", seed=config.seed)
+    proven = p <= level and len(differences) >= SCORED * len(groups)
+    if config.gate == "no-harm":
+        level = 0.0
+        decision: Decision = "ships" if gain.mean >= 0 else "refused"
+    else:
+        decision = "ships" if proven else "open" if gain.mean >= 0 else "refused"
+    return Trial(
+        candidate=candidate,
+        against=current.version,
+        part=part,
+        decision=decision,
+        gain=gain,
+        p=p,
+        level=level,
+        wins=sum(difference > 0 for difference in differences),
+        losses=sum(difference < 0 for difference in differences),
+        ties=sum(difference == 0 for difference in differences),
+        missing=len(groups) - len(differences),
+        needed=tasks_needed(differences) if gain.mean > 0 else None,
+    )
+
+
+def allowance(figures: Sequence[Mapping[str, Any]], *, steps_left: int, config: LearnConfig) -> float:
+    """The level that the trials of the next step may spend: an equal share of what is left of `gate_error`.
+
+    Args:
+        figures: of all trials of the run so far, as `Trial.to_json` gives them.
+        steps_left: with the next one.
+    """
+    spent: float = sum(one["level"] for one in figures if one["p"] > one["level"])
+    return max(0.0, config.gate_error - spent) / steps_left
+
+
+def _parts(candidate: Library, current: Library) -> list[tuple[str, Library]]:
+    """The changes in two halves, each as a library; none where there is one change alone."""
+    changes = current.changes(candidate)
+    middle = -(-len(changes) // 2)
+    if len(changes) < 2:
+        return []
+    return [
+        (f"{number} of 2", current.with_changes(candidate, {i for ids in half for i in ids}))
+        for number, half in enumerate((changes[:middle], changes[middle:]), start=1)
+    ]
