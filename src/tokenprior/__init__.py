@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenprior.agents.base import Agent
     from tokenprior.agents.chat import ChatAgent
+    from tokenprior.comparison import Comparison
     from tokenprior.config import Config, EvaluateConfig, LearnConfig, load_config
     from tokenprior.errors import TokenpriorError
-    from tokenprior.evaluate import Comparison, compare, evaluate
+    from tokenprior.evaluate import compare, evaluate
     from tokenprior.experience import Experience
     from tokenprior.exports import export, import_library
     from tokenprior.learn import LearnResult, learn
@@ -36,7 +37,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Agent": "agents.base",
     "ChatAgent": "agents.chat",
-    "Comparison": "evaluate",
+    "Comparison": "comparison",
     "Config": "config",
     "EvaluateConfig": "config",
     "Experience": "experience",

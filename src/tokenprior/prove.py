@@ -75,37 +75,36 @@ async def prove(
         ModelError, BudgetReached, StoreError: what was done is kept, the same call goes on.
     """
 
-    async def groups(library: Library) -> list[Group]:
-        prior = TokenPrior.of(library, budget_tokens=config.prior_tokens)
-        # Always step 0: the attempts with one prior serve every step.
-        return await all_of(
-            attempt(
-                task,
-                [prior] * config.gate_k,
-                agent=gate.agent,
-                verifier=verifier,
-                shelf=record,
-                phase="gate",
-                on_rollout=tracker.rollout,
-            )
-            for task in gate.tasks
+    async def one(task: Task, prior: TokenPrior) -> Group:
+        return await attempt(
+            task,
+            [prior] * config.gate_k,
+            agent=gate.agent,
+            verifier=verifier,
+            shelf=record,
+            phase="gate",  # always step 0: the attempts with one prior serve every step
+            on_rollout=tracker.rollout,
         )
 
-    async def tried(libraries: Sequence[tuple[str, Library]], level: float) -> list[Trial]:
-        tracker.phase("gate", total=len(gate.tasks) * config.gate_k * (1 + len(libraries)))
-        baseline, *made = await all_of(groups(library) for library in (current, *(one for _, one in libraries)))
+    async def compared(libraries: Sequence[tuple[str, Library]], level: float) -> list[Trial]:
+        every = [current, *(library for _, library in libraries)]
+        priors = [TokenPrior.of(library, budget_tokens=config.prior_tokens) for library in every]
+        tracker.phase("gate", total=len(gate.tasks) * config.gate_k * len(priors))
+        # Side by side in time, so that whatever drifts at the endpoint drifts for all.
+        made = await all_of(one(task, prior) for task in gate.tasks for prior in priors)
+        baseline, *groups = (made[place :: len(priors)] for place in range(len(priors)))
         return [
             decide(library, current, part=part, groups=these, baseline=baseline, level=level, config=config)
-            for (part, library), these in zip(libraries, made, strict=True)
+            for (part, library), these in zip(libraries, groups, strict=True)
         ]
 
     if candidate.version in {current.version, *tried}:
         return ()
     parts = [part for part in _parts(candidate, current) if part[1].version not in tried] if config.gate_parts else []
-    (whole,) = await tried([("whole", candidate)], level / 2 if parts else level)
+    (whole,) = await compared([("whole", candidate)], level / 2 if parts else level)
     if whole.decision == "ships" or not parts:
         return (whole,)
-    trials = await tried(parts, level / 2 / len(parts))
+    trials = await compared(parts, level / 2 / len(parts))
     # Of two that may ship the one with the larger gain does; together they were tried before, and did not.
     best = max(trials, key=lambda trial: (trial.decision == "ships", trial.gain.mean))
     return (whole, *(t if t is best or t.decision != "ships" else replace(t, decision="open") for t in trials))

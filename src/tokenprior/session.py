@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+from tokenprior.advantage import LeakGuard
 from tokenprior.agents.chat import ChatAgent
 from tokenprior.comparison import Comparison
 from tokenprior.config import Config, EvaluateConfig
+from tokenprior.controls import placebo, shuffled
 from tokenprior.errors import BudgetReached, ConfigError
 from tokenprior.evaluate import compare as compare_arms
 from tokenprior.learn import LearnResult
@@ -24,12 +26,14 @@ from tokenprior.progress import OnProgress, Tracker
 from tokenprior.prove import Gate
 from tokenprior.store import RunStore, Store, open_store
 from tokenprior.task import Split, Task, TaskSet, content_hash, load_tasks
+from tokenprior.tips import tips
 from tokenprior.verifiers import make_verifier
 from tokenprior.verifiers.base import Verifier
 
 OnPull = Callable[[str, int, int], None]
 
 BASELINE = "no prior"
+Control = Literal["placebo", "shuffled", "tips"]
 
 
 def read_tasks(config: Config) -> Split:
@@ -136,16 +140,39 @@ class Session:
             live.stopped = result.stopped
             return result
 
-    async def compare(self, arms: Mapping[str, Library]) -> Comparison:
-        """Compare libraries on the held-out tasks, or go on with it; "no prior" is always the first arm."""
+    async def compare(self, arms: Mapping[str, Library], *, controls: Sequence[Control] = ()) -> Comparison:
+        """Compare libraries on the held-out tasks, or go on with it; "no prior" is always the first arm.
+
+        Args:
+            arms: libraries by name.
+            controls: more arms, each of its own name, made in the likeness of the first library: `placebo` and
+                `shuffled` have as much text and no knowledge, `tips` the learning model writes with no rollouts.
+        """
         if not self.split.held_out:
             raise ConfigError("no held-out tasks: give tasks.split or tasks.held_out in the config")
         if BASELINE in arms:
             raise ConfigError(f"an arm may not be called {BASELINE!r}: that one is always there")
+        if twice := [control for control in controls if control in arms or controls.count(control) > 1]:
+            raise ConfigError(f"there is an arm {twice[0]!r} already: a control is an arm of that name")
+        if controls and not arms:
+            raise ConfigError("a control is made in the likeness of a library: name an arm")
         config = self._evaluation
         every = {BASELINE: Library(), **arms}
-        run = self._run("compare", {"arms": {arm: library.version for arm, library in every.items()}})
-        async with self._open(run, "compare") as live:
+        for control in controls:
+            first = next(iter(arms.values()))
+            match control:
+                case "placebo":
+                    every[control] = placebo(first, seed=config.seed)
+                case "shuffled":
+                    every[control] = shuffled(first, seed=config.seed)
+                case "tips":
+                    every[control] = Library()  # keeps the place; they are written once the models are there
+        described: dict[str, Any] = {"arms": {arm: library.version for arm, library in every.items()}}
+        if "tips" in controls:
+            described["tips"] = [len(first), self._tips_made_of]
+        async with self._open(self._run("compare", described), "compare") as live:
+            if "tips" in controls:
+                every["tips"] = await self._tips(len(first), live)
             return await compare_arms(
                 self.split.held_out,
                 every,
@@ -155,6 +182,28 @@ class Session:
                 config=config,
                 tracker=live.tracker,
             )
+
+    @property
+    def _tips_made_of(self) -> dict[str, Any]:
+        """What the tips depend on beside the agent."""
+        settings = {"attempt_chars", "ground_truth", "learning_temperature", "learning_max_tokens", "library", "seed"}
+        return {
+            "tasks": self.split.practice.fingerprint,
+            "learner": self.config.learner or self.config.agent.model,
+            "learn": self.config.learn.resolved().model_dump(mode="json", include=settings),
+        }
+
+    async def _tips(self, count: int, live: _Live) -> Library:
+        live.tracker.phase("tips")
+        config, practice = self.config.learn.resolved(), self.split.practice
+        return await tips(
+            practice,
+            instructions=self.config.agent.instructions,
+            count=count,
+            model=live.learner,
+            config=config,
+            guard=LeakGuard(practice if config.ground_truth else [replace(task, answer=None) for task in practice]),
+        )
 
     @asynccontextmanager
     async def _open(self, run: str, kind: str) -> AsyncIterator[_Live]:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from tokenprior.evaluate import Comparison
+    from tokenprior.comparison import Comparison
+    from tokenprior.config import Config
+    from tokenprior.library import Library
+
+
+class Control(StrEnum):
+    """Arms that are made in the likeness of a library."""
+
+    PLACEBO = "placebo"
+    SHUFFLED = "shuffled"
+    TIPS = "tips"
 
 
 def evaluate(
@@ -18,49 +29,99 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score a library on the held-out tasks, beside no prior at all: `compare` with one arm."""
-    compare(config, arm=[f"library={library}"] if library else [], json_file=None)
+    compare(config, arm=[f"library={library}"] if library else [])
 
 
 def compare(
     config: Annotated[Path, typer.Argument(help="A YAML config.")],
-    arm: Annotated[list[str], typer.Option(help="NAME=FILE, a library to compare; may be given several times.")] = [],  # noqa: B006  # typer copies it
+    arm: Annotated[
+        list[str],
+        typer.Option(
+            help="NAME=FILE or NAME=RUN[:STEP], a library to compare; may be given several times. The one this config "
+            "learned by default."
+        ),
+    ] = [],  # noqa: B006  # typer copies it
+    control: Annotated[
+        list[Control],
+        typer.Option(
+            help="One more arm in the likeness of the first: lessons of other domains, its words shuffled, or lessons "
+            "that the learning model writes with no rollouts; may be given several times."
+        ),
+    ] = [],  # noqa: B006
+    k: Annotated[int | None, typer.Option("--k", min=1, help="Attempts for each task and arm.")] = None,
+    stop_early: Annotated[
+        bool, typer.Option("--stop-early", help="Stop once it is clear for every arm whether it helps or hurts.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole comparison to this file.")] = None,
+    html_file: Annotated[Path | None, typer.Option("--html", help="Write it as one page for a browser.")] = None,
 ) -> None:
     """Compare libraries with no prior on the held-out tasks, paired by task, with intervals."""
     import asyncio
     import json
+
+    from tokenprior.config import load_config
+    from tokenprior.exports.page import comparison_page
+
+    loaded = load_config(config)
+    changed = {"k": k or loaded.evaluate.k, "stop_early": stop_early or loaded.evaluate.stop_early}
+    loaded = loaded.model_copy(update={"evaluate": loaded.evaluate.model_copy(update=changed)})
+    made = asyncio.run(_compared(loaded, _arms(arm, loaded.store), control))
+    print_comparison(made)
+    report = made.to_json() | {"made": _circumstances(loaded)}
+    if json_file:
+        json_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if html_file:
+        html_file.write_text(comparison_page(report), encoding="utf-8")
+
+
+async def _compared(config: Config, arms: dict[str, Library], controls: list[Control]) -> Comparison:
     import sys
 
     from tokenprior.cli.live import Live
-    from tokenprior.config import load_config
-    from tokenprior.errors import ConfigError
-    from tokenprior.exports import import_library
     from tokenprior.session import session
 
-    loaded = load_config(config)
-    arms = {}
-    for one in arm:
-        name, equals, file = one.partition("=")
-        if not equals or not name or not file:
-            raise ConfigError(f"--arm {one!r}: expected NAME=FILE")
+    with Live() as live:
+        async with session(config, on_progress=live.progress, on_pull=live.pulled) as opened:
+            if not arms:
+                record = opened.store.find_run(opened.learning_run)
+                if record.state != "done":
+                    print(f"note: run {record.id} is {record.state}; this is its library so far", file=sys.stderr)
+                arms = {"learned": opened.store.library(record.id)}
+            return await opened.compare(arms, controls=[control.value for control in controls])
+
+
+def _arms(given: list[str], store: str) -> dict[str, Library]:
+    from tokenprior.cli.show import library_of
+    from tokenprior.errors import ConfigError
+
+    arms: dict[str, Library] = {}
+    for one in given:
+        name, equals, what = one.partition("=")
+        if not equals or not name or not what:
+            raise ConfigError(f"--arm {one!r}: expected NAME=FILE or NAME=RUN[:STEP]")
         if name in arms:
             raise ConfigError(f"--arm {one!r}: there is another arm {name!r}")
-        arms[name] = import_library(file)
+        arms[name] = library_of(what, store)
+    return arms
 
-    async def run() -> Comparison:
-        with Live() as live:
-            async with session(loaded, on_progress=live.progress, on_pull=live.pulled) as opened:
-                if not arms:
-                    record = opened.store.find_run(opened.learning_run)
-                    if record.state != "done":
-                        print(f"note: run {record.id} is {record.state}; this is its library so far", file=sys.stderr)
-                    arms["learned"] = opened.store.library(record.id)
-                return await opened.compare(arms)
 
-    made = asyncio.run(run())
-    print_comparison(made)
-    if json_file:
-        json_file.write_text(json.dumps(made.to_json(), indent=1) + "\n", encoding="utf-8")
+def _circumstances(config: Config) -> dict[str, Any]:
+    """What a reader of the report may want to know beside its figures."""
+    import platform
+    from datetime import UTC, datetime
+
+    from tokenprior import __version__
+    from tokenprior.redact import redact
+
+    return {
+        "name": config.name,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "model": redact(config.agent.model),
+        "temperature": config.evaluate.temperature,
+        "verifier": config.verifier.get("kind", ""),
+        "tokenprior": __version__,
+        "python": platform.python_version(),
+    }
 
 
 def print_comparison(made: Comparison) -> None:
@@ -70,14 +131,18 @@ def print_comparison(made: Comparison) -> None:
 
     from tokenprior.cli.live import money
 
+    best_of = max((j for arm in made.arms for j in arm.passes), default=0)
     table = Table(box=None, pad_edge=False)
-    titles = ("arm", "score [95%]", "tasks", "unscored", "failed", "cut off", "tokens in/out", "cost", "s/attempt")
-    for title in titles:
+    passes = (f"pass@{best_of}",) if best_of else ()
+    titles = ("arm", "score [95%]", *passes, "tasks", "unscored", "failed", "cut off", "tokens in/out", "cost")
+    for title in (*titles, "s/attempt"):
         table.add_column(title, justify="left" if title == "arm" else "right", no_wrap=True)
     for arm in made.arms:
+        passed = arm.passes.get(best_of)
         table.add_row(
             f"{arm.arm} ({arm.experiences})",
             str(arm.score) if arm.score else "-",
+            *((f"{passed.mean:.3f}" if passed else "-",) if best_of else ()),
             f"{arm.score.n if arm.score else 0}/{len(arm.tasks)}",
             str(arm.unscored),
             str(sum(arm.failed.values())),
@@ -87,8 +152,8 @@ def print_comparison(made: Comparison) -> None:
             f"{arm.latency_s:.1f}",
         )
     # A table in a pipe must not be cut to 80 columns.
-    console = Console(highlight=False)
-    console.print(table) if console.is_terminal else Console(highlight=False, width=200).print(table)
+    console = Console(highlight=False, markup=False)
+    console.print(table) if console.is_terminal else Console(highlight=False, markup=False, width=200).print(table)
     if made.constant:
         answer, share = made.constant
         print(f"best constant answer: {answer[:60]!r} would score {share:.3f}")

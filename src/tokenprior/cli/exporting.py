@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tokenprior.cli.show import DEFAULT_STORE, StoreOption, _library
+from tokenprior.cli.show import DEFAULT_STORE, StoreOption, library_of
 
 
 def export(
@@ -19,7 +19,7 @@ def export(
     """Write a library as plain text, JSON, chat messages, or in the reference's formats."""
     from tokenprior.exports import export as export_library
 
-    text = export_library(_library(what, store), form)
+    text = export_library(library_of(what, store), form)
     if to:
         to.write_text(text, encoding="utf-8")
     else:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from tokenprior.library import Library
 
 StoreOption = Annotated[str, typer.Option("--store", help="The store: a file or a SQLAlchemy address.")]
 DEFAULT_STORE = "tokenprior.db"
@@ -119,7 +122,7 @@ def diff(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Show what changed between two libraries, entry by entry."""
-    first, second = _library(before, store), _library(after, store)
+    first, second = library_of(before, store), library_of(after, store)
     if first.version == second.version:
         print("the same library")
     for identity in dict.fromkeys([*(e.id for e in first), *(e.id for e in second)]):
@@ -133,12 +136,18 @@ def diff(
                 print(f"  + {new}")
 
 
-def _library(what: str, store: str) -> Any:
+def library_of(what: str, store: str) -> Library:
+    """The library that a file holds, or a run or a step of it in a store.
+
+    Args:
+        what: a file, `RUN`, or `RUN:STEP`.
+    """
     from tokenprior.errors import ConfigError
     from tokenprior.exports import import_library
     from tokenprior.store import open_store
 
-    if Path(what).is_file():
+    # What ends like a file is one, so that a misspelt file is not answered with a list of runs.
+    if Path(what).is_file() or Path(what).suffix in (".json", ".yaml", ".yml"):
         return import_library(what)
     run, colon, step = what.partition(":")
     if colon and not (step.isascii() and step.isdigit()):

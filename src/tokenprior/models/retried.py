@@ -18,7 +18,16 @@ from dataclasses import dataclass, replace
 from tokenprior.models.base import CallFailed, Model, Phase, Reply, Request
 
 # What ends a group goes before what starts one, so that groups flow through and lessons come early.
-_PRIORITY: dict[Phase, int] = {"revise": 0, "contrast": 1, "summary": 2, "judge": 3, "rollout": 4, "evaluate": 4}
+_PRIORITY: dict[Phase, int] = {
+    "revise": 0,
+    "contrast": 1,
+    "tips": 1,
+    "summary": 2,
+    "judge": 3,
+    "rollout": 4,
+    "gate": 4,
+    "evaluate": 4,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

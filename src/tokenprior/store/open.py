@@ -193,19 +193,72 @@ class Store:
         known = ", ".join(record.id for record in runs[:8]) or "none yet"
         raise NotFound(f"{self._shown}: no run {run!r}; there are: {known}")
 
-    def library(self, run: str, step: int | None = None) -> Library:
-        """The library after a step of a run, or after its last step; empty before the first."""
+    def library(self, run: str, at: int | str | None = None) -> Library:
+        """A library of a run.
+
+        Args:
+            at: a step, for what learning went on from after it; the beginning of a version, for any that was tried or
+                kept; `None` for what is used: the pinned one, else what ships after the last step, empty before the
+                first.
+
+        Raises:
+            NotFound: the run has no such step or version.
+        """
+        steps, trials, pins = schema.steps.c, schema.trials.c, schema.pins.c
 
         def read(connection: sa.Connection) -> str | None:
-            query = sa.select(schema.steps.c.library).where(schema.steps.c.run == run)
-            if step is not None:
-                query = query.where(schema.steps.c.step == step)
-            return connection.execute(query.order_by(schema.steps.c.step.desc()).limit(1)).scalar()
+            wanted = at
+            if wanted is None:
+                chosen = sa.select(pins.version).where(pins.run == run).order_by(pins.sequence.desc()).limit(1)
+                wanted = connection.execute(chosen).scalar()
+            if wanted is None:
+                queries = [sa.select(steps.shipped).where(steps.run == run)]
+            elif isinstance(wanted, int):
+                queries = [sa.select(steps.library).where(steps.run == run, steps.step == wanted)]
+            else:
+                queries = [
+                    sa.select(steps.shipped).where(steps.run == run, steps.shipped_version.startswith(wanted)),
+                    sa.select(steps.library).where(steps.run == run, steps.library_version.startswith(wanted)),
+                ]
+            for query in queries:
+                if found := connection.execute(query.order_by(steps.step.desc()).limit(1)).scalar():
+                    return str(found)
+            if isinstance(wanted, str):
+                query = sa.select(trials.candidate).where(
+                    trials.run == run, trials.candidate_version.startswith(wanted)
+                )
+                return connection.execute(query.order_by(trials.step.desc()).limit(1)).scalar()
+            return None
 
         found = self.writer.run_now(read)
-        if found is None and step is not None:
-            raise NotFound(f"{self._shown}: run {run} has no step {step}")
+        if found is None and isinstance(at, str) and Library().version.startswith(at):
+            return Library()  # what every run begins with that was given nothing else
+        if found is None and at is not None:
+            what = f"step {at}" if isinstance(at, int) else f"version {at!r}"
+            raise NotFound(f"{self._shown}: run {run} has no {what}: tokenprior history shows what there is")
         return Library.from_json(json.loads(found)) if found else Library()
+
+    def pin(self, run: str, version: str | None, reason: str) -> None:
+        """Use a version from now on, whatever learning ships; `None` goes back to what learning ships.
+
+        Raises:
+            NotFound: the run has no such version.
+        """
+        chosen = None if version is None else self.library(run, version).version
+
+        def write(connection: sa.Connection) -> None:
+            count = sa.select(sa.func.count()).where(schema.pins.c.run == run)
+            connection.execute(
+                schema.pins.insert().values(
+                    run=run,
+                    sequence=connection.execute(count).scalar_one(),
+                    version=chosen,
+                    reason=codec.plain(redact(reason)),
+                    pinned_at=time.time(),
+                )
+            )
+
+        self.writer.run_now(write)
 
     def rows(self, table: str, run: str, *where: Any) -> list[dict[str, Any]]:
         """All rows of one run in one table, in the order of its key; JSON columns as values.
@@ -216,6 +269,7 @@ class Store:
         """
         source = schema.metadata.tables[table]
         texts = {"rollout", "reward", "advantage", "library", "report", "operation", "reply", "request"}
+        texts |= {"shipped", "observations", "candidate", "figures"}
 
         def read(connection: sa.Connection) -> list[dict[str, Any]]:
             query = sa.select(source).where(source.c.run == run, *where).order_by(*source.primary_key.columns)

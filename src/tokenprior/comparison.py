@@ -1,0 +1,291 @@
+"""Comparison: what arms scored on the same tasks, how they differ, and in words what follows from it.
+
+Arms are paired by task, since attempts at one task are not independent: the value of a task is the mean of its scored
+attempts, and every interval and every test is over tasks. A verdict rests on the sign-flip test of the task
+differences, corrected by Holm where several arms are compared, and says one of three things: it helps, it hurts, or
+there is not enough evidence and what would settle it.
+
+A comparison that may stop early rests on e-values in place of p-values of a fixed sample, which hold however often one
+looks: p is 1/e, corrected by Bonferroni, and the interval of a gain is a confidence sequence. What stays descriptive
+after an early stop is the interval of a single arm's score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from tokenprior.arm import ArmReport, Design, interval_json
+from tokenprior.operation import shorten
+from tokenprior.sequential import confidence_sequence, e_value
+from tokenprior.statistics import Interval, bootstrap_mean, detectable_gain, holm, sign_flip, tasks_needed
+
+LEVEL = 0.05  # of a wrong "helps" or "hurts" in a whole comparison
+ONE_ANSWER = 0.9  # an arm that gives one answer this often has learned the answer, not the way to it
+
+Rewards = Mapping[str, Sequence[float | None]]
+Outcome = Literal["helps", "hurts", "unclear", "same words", "nothing"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One arm against the first, paired by task.
+
+    Attributes:
+        gain: mean of the per-task differences, with its interval; `None` if no task was scored in both.
+        wins, losses, ties: tasks by the sign of their difference.
+        missing: tasks left out, because no attempt of one of the arms was scored.
+        p: chance of a difference at least this large, either way, if the arms were alike; `None` where nothing was
+            compared.
+        p_adjusted: the same, corrected for the number of arms compared; at most `LEVEL` is a verdict.
+        detectable: the smallest gain that so many tasks find in 4 of 5 tries; `None` where it cannot be told.
+        tasks_needed: so many tasks, all done before one looks, would find a gain as large as this one in 4 of 5 tries;
+            `None` where it cannot be told.
+        stopped_after: tasks done and tasks there are, where the comparison stopped early.
+        sequential: whether `p` is of a comparison that may stop early, and `gain` a confidence sequence.
+        same_words: whether both arms put the same words before a task: one experiment, and no difference to find.
+        warning: a sentence on why the score may mean less than it seems; empty if there is no such reason.
+    """
+
+    arm: str
+    baseline: str
+    gain: Interval | None
+    wins: int
+    losses: int
+    ties: int
+    missing: int = 0
+    p: float | None = None
+    p_adjusted: float | None = None
+    detectable: float | None = None
+    tasks_needed: int | None = None
+    stopped_after: tuple[int, int] | None = None
+    sequential: bool = False
+    same_words: bool = False
+    warning: str = ""
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.same_words:
+            return "same words"
+        if self.gain is None or self.p_adjusted is None:
+            return "nothing"
+        if self.p_adjusted > LEVEL:
+            return "unclear"
+        return "helps" if self.gain.mean > 0 else "hurts"
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: it helps, it hurts, or there is not enough evidence and what would settle it; and a warning."""
+        match self.outcome:
+            case "same words":
+                said = f"{self.arm} puts the same words before the agent as {self.baseline}: there is no difference"
+            case "nothing":
+                said = f"{self.arm} against {self.baseline}: nothing to compare"
+            case "unclear":
+                said = f"Not enough evidence that {self.arm} differs from {self.baseline}: {self._figures}"
+                said += f"; {settles}" if (settles := self._settles) else ""
+            case outcome:
+                said = f"{self.arm} {outcome}: {self._figures}"
+        return f"{said}.{' ' + self.warning if self.warning else ''}"
+
+    @property
+    def _figures(self) -> str:
+        assert self.gain is not None, "there are figures where something was compared"
+        gain, words = self.gain, f"{self.gain.mean:+.3f}"
+        if gain.low is not None and gain.high is not None:
+            words += f" [{gain.low:+.3f}, {gain.high:+.3f}]"
+        if self.outcome != "unclear":
+            words += f" against {self.baseline}"
+        counts = f"{self.wins} tasks better, {self.losses} worse, {self.ties} equal"
+        if self.missing:
+            counts += f", {self.missing} left out, unscored in one arm"
+        words += f" ({counts}; {self._chance})"
+        if self.stopped_after:
+            words += ", stopped after {} of {} tasks".format(*self.stopped_after)
+        return words
+
+    @property
+    def _chance(self) -> str:
+        p = self.p_adjusted or 0.0
+        name = "p" if self.p_adjusted == self.p else "adjusted p"
+        return f"{name} < 0.001" if p < 0.001 else f"{name} = {p:.3f}"
+
+    @property
+    def _settles(self) -> str:
+        """What it would take to know more."""
+        assert self.gain is not None, "asked only where something was compared"
+        parts: list[str] = []
+        more = (self.tasks_needed or 0) - self.gain.n
+        if more > 0:
+            about = "at least about" if self.sequential else "about"
+            parts.append(f"{about} {more:,} more task{'s' if more > 1 else ''} would settle a difference this large")
+        if self.detectable is not None:
+            tasks = "this one task" if self.gain.n == 1 else f"these {self.gain.n} tasks"
+            parts.append(f"with {tasks} only one of {self.detectable:.3f} or more could be seen")
+        return ", and ".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Arms side by side; the first is what the others are held against.
+
+    Attributes:
+        constant: the best constant answer and the share of tasks it would get right, where tasks have plain answers.
+        tasks_done: tasks that the figures are over.
+        tasks_total: tasks that there are.
+    """
+
+    arms: tuple[ArmReport, ...]
+    differences: tuple[Difference, ...]
+    constant: tuple[str, float] | None
+    design: Design
+    tasks_done: int
+    tasks_total: int
+
+    @property
+    def stopped_early(self) -> bool:
+        return self.tasks_done < self.tasks_total
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": "tokenprior-comparison-1",
+            "k": self.design.k,
+            "success_at": self.design.success_at,
+            "seed": self.design.seed,
+            "level": LEVEL,
+            "may_stop_early": self.design.reward_range is not None,
+            "stopped_early": self.stopped_early,
+            "tasks_done": self.tasks_done,
+            "tasks_total": self.tasks_total,
+            "arms": [arm.to_json() for arm in self.arms],
+            "differences": [_difference_json(difference) for difference in self.differences],
+            "best_constant_answer": None if self.constant is None else list(self.constant),
+        }
+
+
+def task_differences(here: Rewards, there: Rewards) -> list[float]:
+    """The difference of the mean rewards of every task that both have scored, in the order of the first."""
+    made: list[float] = []
+    for task, rewards in here.items():
+        ours = [reward for reward in rewards if reward is not None]
+        theirs = [reward for reward in there.get(task, ()) if reward is not None]
+        if ours and theirs:
+            made.append(sum(ours) / len(ours) - sum(theirs) / len(theirs))
+    return made
+
+
+def is_decided(differences: Sequence[float], design: Design, *, compared: int) -> bool:
+    """Whether a comparison of so many arms need not go on for this one.
+
+    Between alike arms it ever says so with a chance of at most `LEVEL` / `compared`, however often one looks.
+    """
+    return bool(differences) and _e_value(differences, design) >= compared / LEVEL
+
+
+def _e_value(differences: Sequence[float], design: Design) -> float:
+    low, high = design.difference_range
+    return e_value(_within(differences, low, high), low=low, high=high)
+
+
+def _within(differences: Sequence[float], low: float, high: float) -> list[float]:
+    """Means of rewards may step over the range by a rounding error."""
+    return [min(max(difference, low), high) for difference in differences]
+
+
+def differ(
+    reports: Sequence[ArmReport],
+    design: Design,
+    *,
+    constant: tuple[str, float] | None = None,
+    stopped_after: tuple[int, int] | None = None,
+) -> tuple[Difference, ...]:
+    """Every arm but the first against the first, with p-values that hold for all of them together.
+
+    An arm of the same words as the first is no comparison: it costs the others nothing.
+
+    Args:
+        constant: the best constant answer with its share, for the warning.
+        stopped_after: tasks done and tasks there are, where the comparison stopped early.
+    """
+    if not reports:
+        return ()
+    baseline, others = reports[0], reports[1:]
+    compared = [r for r in others if r.prior != baseline.prior and task_differences(r.tasks, baseline.tasks)]
+    made = {r.arm: _paired(r, baseline, design, compared=max(1, len(compared))) for r in others}
+    if design.reward_range is None:
+        adjusted = holm([made[r.arm].p or 0.0 for r in compared])
+    else:
+        adjusted = tuple(min(1.0, (made[r.arm].p or 0.0) * len(compared)) for r in compared)
+    for report, p_adjusted in zip(compared, adjusted, strict=True):
+        made[report.arm] = replace(made[report.arm], p_adjusted=p_adjusted, stopped_after=stopped_after)
+    return tuple(replace(made[r.arm], warning=_warning(made[r.arm], r, constant)) for r in others)
+
+
+def _paired(report: ArmReport, baseline: ArmReport, design: Design, *, compared: int) -> Difference:
+    """One arm against another over the tasks that both have scored, its p-value not yet corrected."""
+    values = task_differences(report.tasks, baseline.tasks)
+    plain = Difference(
+        arm=report.arm,
+        baseline=baseline.arm,
+        gain=None,
+        wins=sum(value > 0 for value in values),
+        losses=sum(value < 0 for value in values),
+        ties=sum(value == 0 for value in values),
+        missing=len(report.tasks) - len(values),
+        same_words=report.prior == baseline.prior,
+    )
+    if not values:
+        return plain
+    level = LEVEL / compared
+    if design.reward_range is not None:
+        low, high = design.difference_range
+        return replace(
+            plain,
+            gain=confidence_sequence(_within(values, low, high), low=low, high=high, level=level),
+            p=None if plain.same_words else min(1.0, 1 / _e_value(values, design)),
+            tasks_needed=tasks_needed(values, level=level),
+            sequential=True,
+        )
+    gain = bootstrap_mean(values, resamples=design.resamples, seed=design.seed)
+    if plain.same_words:
+        return replace(plain, gain=gain)
+    return replace(
+        plain,
+        gain=gain,
+        p=sign_flip(values, seed=design.seed),
+        detectable=detectable_gain(values, level=level),
+        tasks_needed=tasks_needed(values, level=level),
+    )
+
+
+def _warning(difference: Difference, report: ArmReport, constant: tuple[str, float] | None) -> str:
+    """Why a score may be worth less than it seems: one answer for all tasks."""
+    if difference.outcome in ("same words", "nothing"):
+        return ""
+    if report.commonest and report.commonest[1] > ONE_ANSWER:
+        answer, share = report.commonest
+        return f"But {share:.0%} of its answers are {answer!r}: one answer for all tasks does as well."
+    if difference.outcome == "helps" and constant and report.score and report.score.mean <= constant[1]:
+        answer, share = constant
+        return f"But one answer for all tasks does as well: {shorten(answer, 60)!r} would score {share:.3f}."
+    return ""
+
+
+def _difference_json(difference: Difference) -> dict[str, Any]:
+    return {
+        "arm": difference.arm,
+        "baseline": difference.baseline,
+        "outcome": difference.outcome,
+        "gain": interval_json(difference.gain),
+        "wins": difference.wins,
+        "losses": difference.losses,
+        "ties": difference.ties,
+        "missing": difference.missing,
+        "p": difference.p,
+        "p_adjusted": difference.p_adjusted,
+        "detectable": difference.detectable,
+        "tasks_needed": difference.tasks_needed,
+        "warning": difference.warning,
+        "verdict": difference.verdict,
+    }
