@@ -6,7 +6,7 @@ import pytest
 
 from tokenprior.experience import Experience, Provenance
 from tokenprior.library import Library, estimate_tokens
-from tokenprior.prior import HEADING, TokenPrior
+from tokenprior.prior import HEADING, Rendering, TokenPrior
 
 
 def library(*supports: int) -> Library:
@@ -48,15 +48,15 @@ def test_what_does_not_fit_the_budget_is_left_out_weakest_first_and_named() -> N
     made = library(3, 1, 2, 1)
     whole = estimate_tokens(TokenPrior.of(made).text)
     for budget, included in ((whole, "G0 G1 G2 G3"), (whole - 1, "G0 G1 G2"), (whole - 20, "G0 G2"), (40, "G0")):
-        prior = TokenPrior.of(made, budget_tokens=budget)
+        prior = TokenPrior.of(made, Rendering(tokens=budget))
         assert prior.included == tuple(included.split())
         assert estimate_tokens(prior.text) <= budget
         assert set(prior.included) | set(prior.omitted) == {"G0", "G1", "G2", "G3"}
-    assert TokenPrior.of(made, budget_tokens=40).omitted == ("G1", "G2", "G3")
+    assert TokenPrior.of(made, Rendering(tokens=40)).omitted == ("G1", "G2", "G3")
 
 
 def test_a_budget_too_small_for_any_lesson_leaves_no_heading() -> None:
-    prior = TokenPrior.of(library(1), budget_tokens=5)
+    prior = TokenPrior.of(library(1), Rendering(tokens=5))
     assert prior.text == ""
     assert prior.omitted == ("G0",)
     assert prior.conditioned("Answer.") == "Answer."

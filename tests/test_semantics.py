@@ -29,7 +29,7 @@ from tokenprior.models.recorded import MeteredModel, ReplayedModel
 from tokenprior.models.retried import RetryPolicy
 from tokenprior.models.scripted import ScriptedModel
 from tokenprior.operation import Add, Delete, Keep, Modify, parse_operations
-from tokenprior.prior import TokenPrior
+from tokenprior.prior import Rendering, TokenPrior
 from tokenprior.prompts.joint import parse_sentence
 from tokenprior.reply import Malformed
 from tokenprior.revise import revise
@@ -259,7 +259,7 @@ def test_17_a_library_has_a_budget_and_what_is_left_out_of_a_prompt_is_reported(
     assert sum(isinstance(done, Delete) for done in applied.done) == len(adds) - 5
     again = applied.library.apply([adds[0]], bounds=Bounds())
     assert isinstance(again.done[0], Keep), "a repeated lesson is no second entry"
-    prior = TokenPrior.of(applied.library, budget_tokens=40)
+    prior = TokenPrior.of(applied.library, Rendering(tokens=40))
     assert set(prior.included) | set(prior.omitted) == {e.id for e in applied.library}
     assert prior.omitted
 
@@ -535,7 +535,7 @@ async def test_35_arms_that_say_the_same_are_one_experiment(tmp_path: Path) -> N
         record.close("done")
     assert len(model.requests) == 8
     assert made.arms[0].tasks == made.arms[1].tasks
-    assert "Too few tasks differ" in made.differences[0].verdict
+    assert made.differences[0].verdict.endswith("there is no difference.")
 
 
 async def test_36_a_judge_that_was_away_is_asked_again(tmp_path: Path) -> None:

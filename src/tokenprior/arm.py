@@ -57,7 +57,7 @@ class ArmReport:
         library_version: content hash of its library.
         prior: hash of the words that stand before its tasks; arms of equal words are one experiment.
         experiences: how many are in its prior.
-        omitted: how many did not fit `prior_tokens`.
+        omitted: how many did not fit `prior.tokens`.
         score: mean@k with its interval over tasks; `None` if no attempt was scored.
         passes: by j, the chance that the best of j attempts is a success (unbiased), over the tasks that have at least
             j scored attempts; empty where k is 1.

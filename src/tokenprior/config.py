@@ -19,6 +19,7 @@ from tokenprior.library import Bounds
 from tokenprior.models.budget import Limits
 from tokenprior.models.prices import Price
 from tokenprior.models.retried import RetryPolicy
+from tokenprior.prior import Rendering
 
 Count = Annotated[int, Field(ge=1)]
 Temperature = Annotated[float, Field(ge=0.0, le=5.0)]
@@ -41,6 +42,18 @@ class LibrarySettings(Settings):
     @property
     def bounds(self) -> Bounds:
         return Bounds(max_experiences=self.max_experiences, max_tokens=self.max_tokens, max_words=self.max_words)
+
+
+class PriorSettings(Settings):
+    """How much of a library stands before a task; see `Rendering`."""
+
+    tokens: Count | None = None
+    relevant: Count | None = None
+    core: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def rendering(self) -> Rendering:
+        return Rendering(tokens=self.tokens, relevant=self.relevant, core=self.core)
 
 
 class LearnConfig(Settings):
@@ -69,7 +82,7 @@ class LearnConfig(Settings):
         learning_temperature: of the learning model.
         learning_max_tokens: the most one learning reply may take.
         learning_timeout_s: seconds one learning call may take.
-        prior_tokens: the most tokens of the prior in a prompt; `None` is no limit beyond the library's own.
+        prior: how much of the library stands before a task, in learning and in use.
         inclusion_pairs: in how many pairs of the G attempts of a group one sees a part of the library and the other the
             rest, so that the effect of each lesson is known; 0 shows the whole library to all, as in the paper.
         gate: what a library has to show on gate tasks before it ships. `none` ships whatever was learned, as in the
@@ -99,7 +112,7 @@ class LearnConfig(Settings):
     learning_temperature: Temperature = 0.3
     learning_max_tokens: Count = 4_096
     learning_timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    prior_tokens: Count | None = None
+    prior: PriorSettings = PriorSettings()
     inclusion_pairs: Annotated[int, Field(ge=0)] = 1
     gate: Literal["none", "no-harm", "proven"] = "proven"
     gate_k: Count = 2
@@ -129,7 +142,7 @@ class EvaluateConfig(Settings):
             it helps or hurts; see `evaluate.compare` on what that guarantees.
         reward_range: the lowest and the highest reward that the verifier gives; only `stop_early` rests on it.
         resamples: of the bootstrap over tasks.
-        prior_tokens: as in `LearnConfig`; it has to be the same for learning and use.
+        prior: as in `LearnConfig`; it has to be the same for learning and use, which a config file sees to.
         seed: of the resampling, of the order of tasks with `stop_early`, and of the control arms.
     """
 
@@ -139,7 +152,7 @@ class EvaluateConfig(Settings):
     stop_early: bool = False
     reward_range: tuple[FiniteFloat, FiniteFloat] = (0.0, 1.0)
     resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
-    prior_tokens: Count | None = None
+    prior: PriorSettings = PriorSettings()
     seed: int = 0
 
     @field_validator("reward_range")
@@ -267,10 +280,8 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _one_prior(self) -> Config:
-        if self.evaluate.prior_tokens not in (None, self.learn.prior_tokens):
-            raise ValueError(
-                "evaluate.prior_tokens differs from learn.prior_tokens: what learns and what ships is one prior"
-            )
+        if "prior" in self.evaluate.model_fields_set and self.evaluate.prior != self.learn.prior:
+            raise ValueError("evaluate.prior differs from learn.prior: what learns and what ships is one prior")
         return self
 
     @field_validator("verifier", mode="before")

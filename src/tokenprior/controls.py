@@ -125,7 +125,7 @@ PLACEBOS: tuple[tuple[str, str], ...] = (
         "Sourdough at rest",
         "When sourdough has rested for a night in the cold, let it come to the warmth of the room, fold "
         "it twice, shape a round "
-        "loaf, and bake it in an iron pot.",
+        "loaf, and bake it in iron.",
     ),
 )
 

@@ -19,7 +19,7 @@ from tokenprior.errors import ConfigError
 from tokenprior.flow import all_of
 from tokenprior.group import Group
 from tokenprior.library import Library
-from tokenprior.prior import TokenPrior
+from tokenprior.prior import Rendering, TokenPrior
 from tokenprior.progress import Tracker
 from tokenprior.store.record import RunStore
 from tokenprior.task import Task
@@ -95,18 +95,21 @@ async def compare(
         seed=config.seed,
         reward_range=config.reward_range if config.stop_early else None,
     )
-    priors = {arm: TokenPrior.of(library, budget_tokens=config.prior_tokens) for arm, library in arms.items()}
+    rendering = config.prior.rendering
+    # Where lessons are chosen for each task, libraries are alike only as wholes.
+    whole = rendering if rendering.relevant is None else Rendering()
+    priors = {arm: TokenPrior.of(library, whole) for arm, library in arms.items()}
     # Arms that put the same words before a task are one experiment: made once, and never different by chance.
-    distinct = {prior.fingerprint: prior for prior in priors.values()}
+    distinct = {priors[arm].fingerprint: library for arm, library in arms.items()}
     baseline = next(iter(priors.values())).fingerprint
     compared = [prior.fingerprint for prior in priors.values() if prior.fingerprint != baseline]
     groups: dict[str, list[Group]] = {fingerprint: [] for fingerprint in distinct}
     tracker.phase("evaluation", total=len(tasks) * len(distinct) * config.k)
 
-    async def one(task: Task, prior: TokenPrior) -> Group:
+    async def one(task: Task, library: Library) -> Group:
         return await attempt(
             task,
-            [prior] * config.k,
+            [TokenPrior.of(library, rendering, question=task.question)] * config.k,
             agent=agent,
             verifier=verifier,
             shelf=record,
@@ -116,7 +119,7 @@ async def compare(
 
     done: list[Task] = []
     for some in _looks(tasks, len(distinct) * config.k, design):
-        made = await all_of(one(task, prior) for task in some for prior in distinct.values())
+        made = await all_of(one(task, library) for task in some for library in distinct.values())
         done += some
         for place, fingerprint in enumerate(distinct):
             groups[fingerprint] += made[place :: len(distinct)]

@@ -35,7 +35,7 @@ def forecast(config: Config, tasks: Sequence[Task]) -> Forecast:
     library = min(learn.library.max_tokens, learn.library.max_experiences * 2 * learn.library.max_words)
     question = sum(estimate_tokens(task.question) for task in tasks) / max(1, len(tasks))
     policy_in = rollouts * (
-        question + estimate_tokens(agent.instructions) + min(library, learn.prior_tokens or library)
+        question + estimate_tokens(agent.instructions) + min(library, learn.prior.tokens or library)
     )
     lessons = groups * learn.lessons_per_group * 60
     lessons_a_step = (learn.batch_size or len(tasks)) * learn.lessons_per_group

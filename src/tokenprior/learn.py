@@ -176,7 +176,7 @@ class _Loop:
         async def attempted(task: Task) -> Group:
             return await attempt(
                 task,
-                group_priors(library, config, place=places[task.id], step=step.index),
+                group_priors(library, task, config, place=places[task.id], step=step.index),
                 agent=self.agent,
                 verifier=self.verifier,
                 shelf=self.record,
@@ -219,19 +219,20 @@ class _Loop:
         )
 
 
-def group_priors(library: Library, config: LearnConfig, *, place: int, step: int) -> list[TokenPrior]:
+def group_priors(library: Library, task: Task, config: LearnConfig, *, place: int, step: int) -> list[TokenPrior]:
     """What each of the G attempts of a group sees: the whole library, and in the last of them pairs of parts.
 
     Args:
         place: of the task in its step; the design goes on from task to task.
         step: gives the experiences other columns of the design.
     """
-    whole = TokenPrior.of(library, budget_tokens=config.prior_tokens)
+    rendering = config.prior.rendering
+    whole = TokenPrior.of(library, rendering, question=task.question)
     pairs = min(config.inclusion_pairs, config.group_size // 2) if whole.included else 0
     priors = [whole] * (config.group_size - 2 * pairs)
     for pair in range(pairs):
-        parts = halves(whole.included, row=place * pairs + pair, seed=f"{config.seed}/{step}")
-        priors += [TokenPrior.of(library.only(part), budget_tokens=config.prior_tokens) for part in parts]
+        for part in halves(whole.included, row=place * pairs + pair, seed=f"{config.seed}/{step}"):
+            priors.append(TokenPrior.of(library.only(part), rendering, question=task.question))
     return priors
 
 

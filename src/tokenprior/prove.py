@@ -75,10 +75,10 @@ async def prove(
         ModelError, BudgetReached, StoreError: what was done is kept, the same call goes on.
     """
 
-    async def one(task: Task, prior: TokenPrior) -> Group:
+    async def one(task: Task, library: Library) -> Group:
         return await attempt(
             task,
-            [prior] * config.gate_k,
+            [TokenPrior.of(library, config.prior.rendering, question=task.question)] * config.gate_k,
             agent=gate.agent,
             verifier=verifier,
             shelf=record,
@@ -88,11 +88,10 @@ async def prove(
 
     async def compared(libraries: Sequence[tuple[str, Library]], level: float) -> list[Trial]:
         every = [current, *(library for _, library in libraries)]
-        priors = [TokenPrior.of(library, budget_tokens=config.prior_tokens) for library in every]
-        tracker.phase("gate", total=len(gate.tasks) * config.gate_k * len(priors))
+        tracker.phase("gate", total=len(gate.tasks) * config.gate_k * len(every))
         # Side by side in time, so that whatever drifts at the endpoint drifts for all.
-        made = await all_of(one(task, prior) for task in gate.tasks for prior in priors)
-        baseline, *groups = (made[place :: len(priors)] for place in range(len(priors)))
+        made = await all_of(one(task, library) for task in gate.tasks for library in every)
+        baseline, *groups = (made[place :: len(every)] for place in range(len(every)))
         return [
             decide(library, current, part=part, groups=these, baseline=baseline, level=level, config=config)
             for (part, library), these in zip(libraries, groups, strict=True)

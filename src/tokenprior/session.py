@@ -111,7 +111,7 @@ class Session:
     @property
     def _evaluation(self) -> EvaluateConfig:
         """Evaluation renders the prior as learning did."""
-        return self.config.evaluate.model_copy(update={"prior_tokens": self.config.learn.prior_tokens})
+        return self.config.evaluate.model_copy(update={"prior": self.config.learn.prior})
 
     def _judge_free_verifier(self) -> Verifier | None:
         """The verifier, unless it needs a model, which is connected only within a run."""

@@ -11,15 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_LEFT, _RIGHT = 3.0, 97.0  # percent of the width: a dot at the edge of the scale is whole, and so is a tick's text
+_LEFT, _RIGHT = 5.0, 95.0  # percent of the width: a dot at the edge of the scale is whole, and so is a tick's text
 
-OUTCOMES = {
-    "helps": "Helps",
-    "hurts": "Hurts",
-    "unclear": "Not enough evidence",
-    "same words": "Same words",
-    "nothing": "Nothing to compare",
-}
+MADE = ("name", "date", "model", "temperature", "verifier", "tokenprior", "python")
+
+# What stands before a verdict at a glance; its words say the same.
+SIGNS = {"helps": "▲", "hurts": "▼", "unclear": "?", "same words": "=", "nothing": "–"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +50,7 @@ def comparison_page(report: Mapping[str, Any]) -> str:
     """One self-contained HTML file.
 
     Args:
-        report: what `Comparison.to_json` gives. Under `made` it may say when and of what it was made: `name`, `date`,
-            `model`, `temperature`, `verifier`, `tokenprior`, `python`.
+        report: what `Comparison.to_json` gives; under `made` it may say when and of what it was made, see `MADE`.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -68,10 +64,10 @@ def comparison_page(report: Mapping[str, Any]) -> str:
     environment.filters |= {"number": _number, "signed": _signed, "chance": _chance, "reward": _reward}
     text = environment.get_template("comparison.html").render(
         report=report,
-        made=report.get("made", {}),
+        made={key: str(report.get("made", {}).get(key, "")) for key in MADE},
         arms=report["arms"],
         differences=report["differences"],
-        outcomes=OUTCOMES,
+        signs=SIGNS,
         constant=report["best_constant_answer"],
         passes=sorted({int(j) for arm in report["arms"] for j in arm["pass_at"]}),
         plots=[plot for plot in (_scores(report), _gains(report)) if plot.whiskers],

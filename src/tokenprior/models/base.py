@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 
 from tokenprior.rollout import Message, StopReason, Usage
 
-Phase = Literal["rollout", "judge", "summary", "contrast", "revise", "gate", "evaluate", "tips"]
+Phase = Literal["rollout", "judge", "summary", "contrast", "revise", "gate", "audit", "evaluate", "tips"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

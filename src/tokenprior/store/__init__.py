@@ -2,5 +2,6 @@
 
 from tokenprior.store.open import Store, open_store
 from tokenprior.store.record import RunRecord, RunStore
+from tokenprior.store.versions import LibraryVersion
 
-__all__ = ["RunRecord", "RunStore", "Store", "open_store"]
+__all__ = ["LibraryVersion", "RunRecord", "RunStore", "Store", "open_store"]

@@ -19,6 +19,7 @@ from tokenprior.redact import redact
 from tokenprior.store import codec, schema
 from tokenprior.store.lock import RunLock
 from tokenprior.store.record import RunRecord, RunStore
+from tokenprior.store.versions import LibraryVersion, versions
 from tokenprior.store.writer import Writer
 
 NEWEST = "0002"
@@ -237,6 +238,12 @@ class Store:
             what = f"step {at}" if isinstance(at, int) else f"version {at!r}"
             raise NotFound(f"{self._shown}: run {run} has no {what}: tokenprior history shows what there is")
         return Library.from_json(json.loads(found)) if found else Library()
+
+    def versions(self, run: str) -> list[LibraryVersion]:
+        """Every library that a run tried or kept, oldest first, with its evidence; none before its first step."""
+        pins = self.rows("pins", run)
+        pinned = pins[-1]["version"] if pins else None
+        return versions(self.rows("steps", run), self.rows("trials", run), self.rows("operations", run), pinned)
 
     def pin(self, run: str, version: str | None, reason: str) -> None:
         """Use a version from now on, whatever learning ships; `None` goes back to what learning ships.

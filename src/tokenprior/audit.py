@@ -1,0 +1,120 @@
+"""Audit: spend a number of rollouts on the effect of each lesson of a library.
+
+Order of events: in every round each task gets a pair of attempts, one with a part of the library and one with the rest
+(`effects.halves`); after a round the effects are estimated from all rounds. A lesson whose effect is settled is varied
+no longer: one that helps is always there, one that hurts never, as in the library that would ship. So what is left of
+the rollouts goes to the lessons that are still in doubt. The audit ends when none is, or when the rollouts are used up.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenprior.agents.base import Agent
+from tokenprior.attempt import attempt
+from tokenprior.config import LearnConfig
+from tokenprior.effects import Observation, estimate, halves, observed
+from tokenprior.errors import ConfigError
+from tokenprior.experience import Effect
+from tokenprior.flow import all_of
+from tokenprior.group import Group
+from tokenprior.library import Library
+from tokenprior.prior import TokenPrior
+from tokenprior.progress import Tracker
+from tokenprior.store.record import RunStore
+from tokenprior.task import Task
+from tokenprior.verifiers.base import Verifier
+
+# In widths of a 95% interval's half: about three standard errors, so that a look after every round settles little by
+# chance. The interval that is reported stays the usual one.
+SETTLED = 1.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        library: with the effects that could be told.
+        rollouts: how many were made for it.
+        unscored: how many of them failed or could not be judged.
+        settled: ids whose effect is beyond doubt, for better or worse.
+    """
+
+    library: Library
+    rollouts: int
+    unscored: int
+    settled: tuple[str, ...]
+
+
+async def audit(
+    tasks: Sequence[Task],
+    library: Library,
+    *,
+    agent: Agent,
+    verifier: Verifier,
+    record: RunStore,
+    config: LearnConfig,
+    rollouts: int,
+    tracker: Tracker | None = None,
+) -> Audit:
+    """Measure the effect of each experience.
+
+    Args:
+        tasks: best those that no lesson was drawn from: on others an effect is flattered.
+        agent: at the temperature at which it is used.
+        rollouts: the most to be made; those made by an earlier call with the same tasks and library count too.
+
+    Raises:
+        ConfigError: no tasks, no lessons, or fewer than two rollouts.
+        BudgetReached, ModelError, StoreError: what was done is kept, the same call goes on.
+    """
+    if not tasks or not len(library) or rollouts < 2:
+        lack = "no tasks" if not tasks else "fewer than 2 rollouts" if len(library) else "the library is empty"
+        raise ConfigError(f"audit: {lack}: nothing can be measured")
+    tracker = tracker or Tracker(None, record.spent)
+    tracker.phase("audit", total=rollouts // 2 * 2)
+    rendering = config.prior.rendering
+    ids = TokenPrior.of(library, rendering).included
+    order = random.Random(config.seed).sample(list(tasks), len(tasks))
+    groups: list[Group] = []
+    observations: list[Observation] = []
+    effects: dict[str, Effect] = {}
+    left, row = rollouts // 2, 0
+
+    async def pair(task: Task, row: int, varied: Sequence[str], fixed: frozenset[str]) -> Group:
+        parts = halves(varied, row=row, seed=f"{config.seed}/{','.join(varied)}")
+        return await attempt(
+            task,
+            [TokenPrior.of(library.only(part | fixed), rendering, question=task.question) for part in parts],
+            agent=agent,
+            verifier=verifier,
+            shelf=record,
+            phase="audit",
+            step=row // len(order),
+            on_rollout=tracker.rollout,
+        )
+
+    while left and (varied := [i for i in ids if i not in _settled(effects)]):
+        fixed = frozenset(i for i in _settled(effects) if effects[i].mean > 0)
+        batch = order[:left]
+        made = await all_of(pair(task, row + place, varied, fixed) for place, task in enumerate(batch))
+        observations += observed(made, row // len(order))
+        groups += made
+        effects = estimate(observations, dict.fromkeys(ids, 0))
+        left, row = left - len(batch), row + len(batch)
+    attempts = [reward for group in groups for reward in group.rewards]
+    found = Audit(
+        library=library.with_effects(effects),
+        rollouts=len(attempts),
+        unscored=sum(not reward.is_scored for reward in attempts),
+        settled=tuple(i for i in ids if i in _settled(effects)),
+    )
+    await record.save_evaluation("audit", library.version, found.library.to_json())
+    return found
+
+
+def _settled(effects: dict[str, Effect]) -> set[str]:
+    return {i for i, effect in effects.items() if abs(effect.mean) > SETTLED * (effect.high - effect.mean)}

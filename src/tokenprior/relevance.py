@@ -1,0 +1,34 @@
+"""Relevance: which lessons concern the task at hand, by the words they share with it.
+
+Source: BM25, Robertson and Zaragoza, "The Probabilistic Relevance Framework", Foundations and Trends in Information
+Retrieval 3 (2009), with k1 = 1.2 and b = 0.75.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from tokenprior.experience import words
+
+K1, B = 1.2, 0.75
+
+
+def relevance(question: str, lessons: Sequence[str]) -> list[float]:
+    """How much each lesson has to do with a question: 0 for no word in common, more for rarer ones."""
+    documents = [Counter(words(lesson)) for lesson in lessons]
+    mean_length = sum(document.total() for document in documents) / max(1, len(documents)) or 1.0
+    holding = Counter(word for document in documents for word in document)
+    asked = set(words(question))
+    scores: list[float] = []
+    for document in documents:
+        damping = K1 * (1 - B + B * document.total() / mean_length)
+        scores.append(
+            sum(
+                math.log(1 + (len(documents) - holding[word] + 0.5) / (holding[word] + 0.5))
+                * (document[word] * (K1 + 1) / (document[word] + damping))
+                for word in sorted(asked & document.keys())
+            )
+        )
+    return scores

@@ -1,0 +1,225 @@
+"""Life: what the steps of a run left behind about one lesson, put together.
+
+An Add does not name the id that it gave: the ids of a step's Adds are the last ones before the `next_number` of the
+library after it, in their order. The words between two operations of one step are worked out as `Library.apply` did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from tokenprior.errors import NotFound
+from tokenprior.experience import parse_id
+from tokenprior.library import Library
+from tokenprior.store import schema
+
+if TYPE_CHECKING:
+    from tokenprior.store.open import Store
+
+MOST_NAMED = 24  # ids in an error message
+
+Row = dict[str, Any]
+Words = dict[str, tuple[str, str]]  # by id, name and text
+Holder = tuple[int, Library]  # a library and the step that left it behind
+
+
+def life_of(store: Store, run: str, text: str) -> Row:
+    """All that a run knows of a lesson as a JSON value, see `docs/formats.md`. The lesson may be gone by now.
+
+    Args:
+        text: its id, as a person writes it.
+
+    Raises:
+        NotFound: the run never had it; names the ids that there are.
+    """
+    identity = parse_id(text) or text
+    steps, trials = store.rows("steps", run), store.rows("trials", run)
+    operations = _with_targets(store.rows("operations", run), steps)
+    used = store.library(run)
+    learning = Library.from_json(steps[-1]["library"]) if steps else used
+    holders = _holders(steps, trials)
+    holding = [library for _, library in (*holders, (0, used), (0, learning)) if identity in library]
+    added = {i for row in operations if row["outcome"] == "done" for i in row["ids"]}
+    if not holding and identity not in added:
+        there = {e.id for library in (used, learning) for e in library}
+        raise _unknown(run, identity, there, {e.id for _, library in holders for e in library} | added)
+    now = holding[-1][identity] if holding else None
+    life = list(_life(identity, steps, operations, trials))
+    effect = asdict(now.effect) if now and now.effect else None
+    if identity not in learning:  # what is gone was measured last in the step that took it out
+        gone = {event["step"] for event in life if event["kind"] == "done" and event["what"][:5] in ("Delet", "Merge")}
+        last = [step["report"].get("effects", {}).get(identity) for step in steps if step["step"] in gone]
+        effect = next((known for known in reversed(last) if known), effect)
+    groups, contrasts = _evidence(store, run, _origins(identity, holders, operations))
+    return {
+        "run": run,
+        "id": identity,
+        "line": now.line if now else next((e["before"] for e in reversed(life) if e.get("before")), ""),
+        "used": used[identity].line if identity in used else None,
+        "learning": learning[identity].line if identity in learning else None,
+        "effect": effect,
+        "provenance": now.provenance.to_json() if now else None,
+        "life": life,
+        "groups": groups,
+        "contrasts": contrasts,
+        "look": _to_look_at(groups),
+    }
+
+
+def _unknown(run: str, identity: str, there: set[str], every: set[str]) -> NotFound:
+    def listed(ids: set[str]) -> str:
+        more = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
+        return ", ".join(sorted(ids, key=lambda one: int(one[1:]))[:MOST_NAMED]) + more
+
+    gone = f", and gone: {listed(every - there)}" if every - there else ""
+    return NotFound(f"run {run} has no lesson {identity!r}; there are: {listed(there) or 'none'}{gone}")
+
+
+def _with_targets(operations: Sequence[Row], steps: Sequence[Row]) -> list[Row]:
+    """The operations, each with the ids that it is about."""
+    made: list[Row] = []
+    for step in steps:
+        here = [row for row in operations if row["step"] == step["step"]]
+        adds = sum(row["operation"]["op"] == "Add" and row["outcome"] == "done" for row in here)
+        number = step["library"]["next_number"] - adds
+        for row in here:
+            operation = row["operation"]
+            ids = [operation["id"]] if "id" in operation else list(operation.get("ids", ()))
+            if operation["op"] == "Add" and row["outcome"] == "done":
+                ids = [f"G{number}"]
+                number += 1
+            made.append(row | {"ids": ids})
+    return made
+
+
+def _holders(steps: Sequence[Row], trials: Sequence[Row]) -> list[Holder]:
+    """All libraries of a run with their steps."""
+    holders: list[Holder] = []
+    for step in steps:
+        at = step["step"]
+        holders += [(at, Library.from_json(row["candidate"])) for row in trials if row["step"] == at]
+        holders += [(at, Library.from_json(step[column])) for column in ("shipped", "library")]
+    return holders
+
+
+def _words(library: Mapping[str, Any]) -> Words:
+    return {e["id"]: (e.get("name", ""), e["text"]) for e in library["experiences"]}
+
+
+def _line(words: tuple[str, str] | None) -> str | None:
+    return ": ".join(filter(None, words)) if words else None
+
+
+def _life(identity: str, steps: Sequence[Row], operations: Sequence[Row], trials: Sequence[Row]) -> Iterator[Row]:
+    """What became of a lesson, one event after another."""
+    library, shipped = _at_start(identity, steps, operations)
+    if not any(row["operation"]["op"] == "Add" and identity in row["ids"] for row in operations):
+        yield {"step": -1, "kind": "start", "what": "the run began with it", "after": _line(library.get(identity))}
+    for step in steps:
+        ends, ships = _words(step["library"]), _words(step["shipped"])
+        words = dict(library)
+        for row in (row for row in operations if row["step"] == step["step"]):
+            if identity in row["ids"]:
+                yield _operation(identity, row, words)
+            _carry_out(row, words)
+        for row in (row for row in trials if row["step"] == step["step"]):
+            tried = _words(row["candidate"]).get(identity)
+            if tried is not None or identity in shipped:
+                how = "without it" if tried is None else "with it" if tried != shipped.get(identity) else "unchanged"
+                yield {"step": step["step"], "kind": "trial", "what": row["figures"]["sentence"], "candidate": how}
+        if words.get(identity) != ends.get(identity):
+            went_on = "without it" if identity not in ends else f"with: {_line(ends[identity])}"
+            yield {"step": step["step"], "kind": "gate", "what": f"not taken over, learning goes on {went_on}"}
+        if shipped.get(identity) != ships.get(identity):
+            what = "ships no longer" if identity not in ships else "ships with these words from here on"
+            yield {"step": step["step"], "kind": "ships", "what": what}
+        library, shipped = ends, ships
+
+
+def _at_start(identity: str, steps: Sequence[Row], operations: Sequence[Row]) -> tuple[Words, Words]:
+    """A lesson that the run began with, as far as it is known: first words that were replaced at once are not kept."""
+    rows = [row for row in operations if identity in row["ids"] and row["outcome"] == "done"]
+    if not steps or any(row["operation"]["op"] == "Add" for row in rows):
+        return {}, {}
+    first = steps[0]
+    touched = any(row["step"] == first["step"] and row["operation"]["op"] != "Keep" for row in rows)
+    kept = first["library"] if not touched else first["shipped"]
+    if touched and first["shipped_version"] == first["library_version"]:
+        return {}, {}
+    words = {i: named for i, named in _words(kept).items() if i == identity}
+    return words, dict(words)
+
+
+def _operation(identity: str, row: Row, words: Words) -> Row:
+    """The event of one operation."""
+    kind, ids, done = row["operation"]["op"], row["ids"], row["outcome"] == "done"
+    event = {"step": row["step"], "kind": row["outcome"], "what": kind, "reason": row["reason"]}
+    before = _line(words.get(identity))
+    if kind == "Merge":
+        event["what"] = f"Merge of {', '.join(ids)}" + (f", it went into {ids[0]}" if identity != ids[0] else "")
+    if kind in ("Add", "Modify") or (kind == "Merge" and identity == ids[0]):
+        after = dict(words)
+        _carry_out(row | {"outcome": "done"}, after)
+        event |= {"before": before, "after" if done else "proposed": _line(after.get(identity))}
+    elif kind in ("Delete", "Merge") and done:
+        event["before"] = before
+    return event
+
+
+def _carry_out(row: Row, words: Words) -> None:
+    """Change the words as `Library.apply` did."""
+    operation, ids = row["operation"], row["ids"]
+    if row["outcome"] != "done" or operation["op"] == "Keep":
+        return
+    if operation["op"] != "Delete":
+        old, _ = words.get(ids[0], ("", ""))
+        words[ids[0]] = (operation["name"] or old, operation["text"])
+    for gone in ids if operation["op"] == "Delete" else ids[1:]:
+        words.pop(gone, None)
+
+
+def _origins(identity: str, holders: Sequence[Holder], operations: Sequence[Row]) -> dict[int, set[str]]:
+    """By step, the tasks whose groups a lesson was drawn from, or was found again in."""
+    resting = {row["step"] for row in operations if identity in row["ids"] and row["operation"].get("lessons")}
+    origins: dict[int, set[str]] = {}
+    for step in sorted(resting):
+        known = [(at, set(library[identity].provenance.groups)) for at, library in holders if identity in library]
+        before = set().union(*(groups for at, groups in known if at < step))
+        after = set().union(*(groups for at, groups in known if at == step))
+        # Found again in groups that it came from before, it has no new ones: then all are looked up.
+        origins[step] = (after - before) or after
+    return origins
+
+
+def _evidence(store: Store, run: str, origins: Mapping[int, set[str]]) -> tuple[list[Row], list[Row]]:
+    """The groups behind a lesson with their rewards, and what was learned from them."""
+    contrasts: list[Row] = []
+    for row in store.rows("advantages", run):
+        advantage = row["advantage"]
+        if origins.get(row["step"], set()) & set(advantage["groups"]):
+            lessons = [_line((name, text)) for name, text in advantage["lessons"]]
+            contrasts.append({"step": row["step"], "groups": advantage["groups"], "lessons": lessons})
+    columns = schema.rollouts.c
+    attempts: dict[tuple[int, str], dict[int, Any]] = {
+        (one["step"], task): {} for one in contrasts for task in one["groups"]
+    }
+    for row in store.rows("rollouts", run, columns.phase == "rollout", columns.step.in_(sorted(origins))):
+        if (group := attempts.get((row["step"], row["task"]))) is not None:
+            value = (row["reward"] or {}).get("value")
+            group[row["attempt"]] = "failed" if row["rollout"]["failure"] else "unscored" if value is None else value
+    groups = [{"step": step, "task": task, "rewards": marks} for (step, task), marks in attempts.items()]
+    return groups, contrasts
+
+
+def _to_look_at(groups: Sequence[Row]) -> list[Row]:
+    """The best and the worst attempt of each group, those first whose attempts lie furthest apart."""
+    wide: list[tuple[float, list[Row]]] = []
+    for group in groups:
+        scored = [(reward, index) for index, reward in group["rewards"].items() if not isinstance(reward, str)]
+        if scored:
+            best, worst = max(scored, key=lambda one: one[0]), min(scored, key=lambda one: one[0])
+            ends = [{"step": group["step"], "attempt": f"{group['task']}#{i}"} for _, i in dict.fromkeys([best, worst])]
+            wide.append((best[0] - worst[0], ends))
+    return [one for _, ends in sorted(wide, key=lambda one: -one[0]) for one in ends]
