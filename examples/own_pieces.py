@@ -17,7 +17,7 @@ LESSON = "When greeting somebody, write in small letters."
 
 def model(request):
     """Answers rollouts, contrasts and updates. Put `tp.ChatAgent(model=...)` over a real endpoint instead."""
-    if request.key.phase in ("rollout", "evaluate"):
+    if request.key.phase in ("rollout", "gate", "evaluate"):
         quiet = "small letters" in request.messages[0].content
         return "hello" if quiet or request.key.rollout == 0 else "HELLO"
     if request.key.phase == "contrast":
@@ -35,16 +35,26 @@ class Quiet:
 
 
 async def main() -> None:
-    tasks = tp.TaskSet(tp.Task(id=name, question=f"Greet {name}.") for name in ("Ada", "Grace", "Alan", "Edsger"))
+    names = ["Ada", "Grace", "Alan", "Edsger", "Donald", "Barbara", "Dennis", "Radia", "Tim", "Frances", "Vint", "Joan"]
+    tasks = tp.TaskSet(tp.Task(id=name, question=f"Greet {name}.") for name in names)
     scripted = tp.ScriptedModel(model)
     agent = tp.ChatAgent(model=scripted, instructions="Be polite.")
     with tempfile.TemporaryDirectory() as folder, tp.open_store(Path(folder) / "runs.db") as store:
         record = store.open_run("greetings-1", name="greetings", kind="learn", config={})
-        config = tp.LearnConfig(epochs=2, batch_size=2, group_size=3)
-        result = await tp.learn(tasks, agent=agent, verifier=Quiet(), model=scripted, record=record, config=config)
+        result = await tp.learn(
+            tasks[:4],
+            agent=agent,
+            verifier=Quiet(),
+            model=scripted,
+            record=record,
+            config=tp.LearnConfig(epochs=2, batch_size=2, group_size=3),
+            gate=tp.Gate(tasks=tasks[4:], agent=agent),  # a library ships only if it helps on these
+        )
         record.close("done")
     for step in result.steps:
         print(f"step {step['step']}: mean reward {step['mean']:.2f}, {step['experiences']} experiences")
+        for trial in step["trials"]:
+            print(f"    {trial['sentence']}")
     print(tp.export(result.library, "text"), end="")
 
 

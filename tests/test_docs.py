@@ -75,11 +75,11 @@ def test_the_example_with_own_pieces_runs(tmp_path: Path) -> None:
 
 
 def test_the_quickstart_runs_and_the_command_line_does_the_same(tmp_path: Path) -> None:
-    rows = [{"question": task.question, "answer": task.answer} for task in world.tasks(30)]
+    rows = [{"question": task.question, "answer": task.answer} for task in world.tasks(42)]
     (tmp_path / "tasks.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     with FakeOpenAI() as server:
         config = {
-            "tasks": {"path": "tasks.jsonl", "split": {"practice": 10, "held_out": 20}},
+            "tasks": {"path": "tasks.jsonl", "split": {"practice": 10, "gate": 12, "held_out": 20}},
             "agent": {"model": server.model, "instructions": "Do what is asked.", "max_tokens": 50},
             "verifier": "exact",
             "learn": {"epochs": 1, "group_size": 3},

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenprior.agents.base import Agent
     from tokenprior.agents.chat import ChatAgent
+    from tokenprior.audit import Audit, audit
     from tokenprior.comparison import Comparison
     from tokenprior.config import Config, EvaluateConfig, LearnConfig, load_config
     from tokenprior.errors import TokenpriorError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tokenprior.models.base import Model
     from tokenprior.models.scripted import ScriptedModel
     from tokenprior.prior import TokenPrior
+    from tokenprior.prove import Gate
     from tokenprior.reward import Reward
     from tokenprior.rollout import Rollout
     from tokenprior.session import Session, session
@@ -36,11 +38,13 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Agent": "agents.base",
+    "Audit": "audit",
     "ChatAgent": "agents.chat",
     "Comparison": "comparison",
     "Config": "config",
     "EvaluateConfig": "config",
     "Experience": "experience",
+    "Gate": "prove",
     "LearnConfig": "config",
     "LearnResult": "learn",
     "Library": "library",
@@ -54,6 +58,7 @@ _HOME = {
     "TokenPrior": "prior",
     "TokenpriorError": "errors",
     "Verifier": "verifiers.base",
+    "audit": "audit",
     "compare": "evaluate",
     "evaluate": "evaluate",
     "export": "exports",
@@ -68,11 +73,13 @@ _HOME = {
 
 __all__ = [
     "Agent",
+    "Audit",
     "ChatAgent",
     "Comparison",
     "Config",
     "EvaluateConfig",
     "Experience",
+    "Gate",
     "LearnConfig",
     "LearnResult",
     "Library",
@@ -86,6 +93,7 @@ __all__ = [
     "TokenPrior",
     "TokenpriorError",
     "Verifier",
+    "audit",
     "compare",
     "evaluate",
     "export",

@@ -19,21 +19,28 @@ class Forecast:
     """Upper bounds, if no call has to be repeated. `cost_usd` is `None` where a price is not known."""
 
     rollouts: int
+    gate_rollouts: int
     learning_calls: int
     usage: Usage
 
 
-def forecast(config: Config, tasks: Sequence[Task]) -> Forecast:
+def forecast(config: Config, tasks: Sequence[Task], gate_tasks: Sequence[Task] = ()) -> Forecast:
     """What learning on these tasks takes at most: every group is contrasted, every reply is as long as allowed."""
     learn = config.learn.resolved()
     agent = config.agent
     steps = learn.epochs * -(-len(tasks) // (learn.batch_size or max(1, len(tasks))))
     groups = learn.epochs * len(tasks)
-    rollouts = groups * learn.group_size
-    summaries = rollouts if _summarises(agent, learn) else 0
+    practised = groups * learn.group_size
+    # The library that ships now, and in each step the candidate and two parts of it.
+    trials = 0 if learn.gate == "none" else 1 + steps * (3 if learn.gate_parts else 1)
+    gated = trials * len(gate_tasks) * learn.gate_k
+    rollouts = practised + gated
+    summaries = practised if _summarises(agent, learn) else 0
     shown = min(agent.max_tokens, learn.attempt_chars // 3)
     library = min(learn.library.max_tokens, learn.library.max_experiences * 2 * learn.library.max_words)
-    question = sum(estimate_tokens(task.question) for task in tasks) / max(1, len(tasks))
+    question = sum(estimate_tokens(task.question) for task in (*tasks, *gate_tasks)) / max(
+        1, len(tasks) + len(gate_tasks)
+    )
     policy_in = rollouts * (
         question + estimate_tokens(agent.instructions) + min(library, learn.prior.tokens or library)
     )
@@ -54,7 +61,7 @@ def forecast(config: Config, tasks: Sequence[Task]) -> Forecast:
         learner_in += 2 * rollouts * (PROMPT_WORDS + question + agent.max_tokens)
     prices = {name: settings.price for name, settings in config.prices.items()}
     usage = priced(policy, agent.model, prices) + priced(learner, config.learner or agent.model, prices)
-    return Forecast(rollouts=rollouts, learning_calls=calls, usage=usage)
+    return Forecast(rollouts=practised, gate_rollouts=gated, learning_calls=calls, usage=usage)
 
 
 def _summarises(agent: AgentSettings, learn: LearnConfig) -> bool:

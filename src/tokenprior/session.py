@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from tokenprior.advantage import LeakGuard
 from tokenprior.agents.chat import ChatAgent
+from tokenprior.audit import Audit
+from tokenprior.audit import audit as audit_library
 from tokenprior.comparison import Comparison
 from tokenprior.config import Config, EvaluateConfig
 from tokenprior.controls import placebo, shuffled
@@ -139,6 +141,24 @@ class Session:
             )
             live.stopped = result.stopped
             return result
+
+    async def audit(self, library: Library, *, rollouts: int) -> Audit:
+        """Measure what each lesson does, or go on with it: on the gate tasks, of which no lesson was drawn, or on the
+        practice tasks if there are none. See `audit.audit`."""
+        tasks = self.split.gate or self.split.practice
+        config = self.config.learn.resolved()
+        run = self._run("audit", {"library": library.version, "audited": tasks.fingerprint, "seed": config.seed})
+        async with self._open(run, "audit") as live:
+            return await audit_library(
+                tasks,
+                library,
+                agent=live.agent(self.config, self._evaluation.temperature, config.seed),
+                verifier=live.verifier,
+                record=live.record,
+                config=config,
+                rollouts=rollouts,
+                tracker=live.tracker,
+            )
 
     async def compare(self, arms: Mapping[str, Library], *, controls: Sequence[Control] = ()) -> Comparison:
         """Compare libraries on the held-out tasks, or go on with it; "no prior" is always the first arm.

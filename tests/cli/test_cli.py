@@ -22,7 +22,7 @@ from tokenprior.models.scripted import ScriptedModel
 from tokenprior.session import read_tasks
 from tokenprior.store import open_store
 
-COMMANDS = "init learn evaluate compare runs show diff export import doctor models".split()  # noqa: SIM905
+COMMANDS = "init learn evaluate compare audit runs show why diff history rollback pin export import doctor models".split()  # noqa: SIM905
 LINE = "Small letters: When a word is to be repeated, write it in small letters."
 
 
@@ -196,7 +196,8 @@ def test_diff_shows_what_changed_entry_by_entry(home: Path, tmp_path: Path) -> N
 def test_init_writes_a_config_that_is_accepted_and_never_over_another(data: Path) -> None:
     folder = data.parent
     said, _ = tokenprior("init", "words.jsonl", cwd=folder)
-    assert "10 tasks, 5 to practise on, 5 held out" in said
+    assert "10 tasks, 5 to practise on, 0 for the gate, 5 held out" in said
+    assert "too few tasks for a gate" in said
     config = load_config(folder / "tokenprior.yaml")
     split = read_tasks(config)
     assert (len(split.practice), len(split.held_out)) == (5, 5)
@@ -229,7 +230,7 @@ def test_a_dry_run_calls_nothing_and_makes_no_store(data: Path) -> None:
     folder = data.parent
     tokenprior("init", "words.jsonl", cwd=folder)
     said, error = tokenprior("learn", "tokenprior.yaml", "--dry-run", cwd=folder)
-    assert "5 practice tasks: 40 rollouts and at most " in said
+    assert "5 practice and 0 gate tasks: 40 rollouts, at most 0 more at the gate, and at most " in said
     assert said.endswith("nothing was called\n")
     assert error == ""
     assert sorted(path.name for path in folder.iterdir()) == ["tokenprior.yaml", "words.jsonl"]
@@ -284,7 +285,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on_and_it_does(tmp_path: Path) -
             "tasks": {"path": "tasks.jsonl"},
             "agent": {"model": server.model, "max_tokens": 50},
             "verifier": "exact",
-            "learn": {"epochs": 1, "group_size": 4},
+            "learn": {"epochs": 1, "group_size": 4, "gate": "none"},
             "endpoint": {"concurrency": 2},
         }
         (tmp_path / "run.yaml").write_text(json.dumps(config))

@@ -8,7 +8,7 @@ from io import TextIOWrapper
 
 import typer
 
-from tokenprior.cli import doctor, evaluate, exporting, init, learn, models, show
+from tokenprior.cli import audit, doctor, evaluate, exporting, history, init, learn, models, show, why
 from tokenprior.errors import TokenpriorError
 
 INTERRUPTED = 130  # typer's exit code after Ctrl-C
@@ -24,9 +24,14 @@ app.command("init")(init.init)
 app.command("learn")(learn.learn)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(evaluate.compare)
+app.command("audit")(audit.audit)
 app.command("runs")(show.runs)
 app.command("show")(show.show)
+app.command("why")(why.why)
 app.command("diff")(show.diff)
+app.command("history")(history.history)
+app.command("rollback")(history.rollback)
+app.command("pin")(history.pin)
 app.command("export")(exporting.export)
 app.command("import")(exporting.import_)
 app.command("doctor")(doctor.doctor)

@@ -19,6 +19,7 @@ tasks:
     answer: {answer}
 {identity}  split:                  # parted once by the seed; equal texts never fall on two sides
     practice: {practice}          # lessons are drawn from these
+    gate: {gate}              # new libraries are tried on these, and ship only if they help
     held_out: {held_out}          # and the report is made on these
     seed: 0
 
@@ -37,6 +38,8 @@ learn:
   epochs: 2               # `preset: paper` sets what the paper used: 3 epochs, one batch, G = 5
   group_size: 4
   batch_size: 12
+  gate: {rule}            # proven, no-harm, or none: ship whatever was learned, as the paper does
+  gate_k: 2               # attempts at each gate task
 
 evaluate:
   k: 1
@@ -62,8 +65,10 @@ def init(
         raise ConfigError(f"{to}: is there already; choose another name with --to")
     fields = _fields(data)
     tasks = load_tasks(data, fields=fields)
-    practice = min(60, max(1, len(tasks) // 2))
-    held_out = min(100, len(tasks) - practice)
+    # With fewer gate tasks next to nothing could be proven.
+    gate = min(60, len(tasks) // 3) if len(tasks) >= 36 else 0
+    practice = min(60, max(1, (len(tasks) - gate) // 2))
+    held_out = min(100, len(tasks) - gate - practice)
     relative = os.path.relpath(data, to.parent) if not data.is_absolute() else str(data)
     identity = f"    id: {_yaml(fields['id'])}\n" if "id" in fields else ""
     to.write_text(
@@ -74,12 +79,16 @@ def init(
             answer=_yaml(fields.get("answer", "answer")),
             identity=identity,
             practice=practice,
+            gate=gate,
+            rule="proven" if gate else "none",
             held_out=held_out,
         ),
         encoding="utf-8",
     )
-    print(f"{to}: {len(tasks)} tasks, {practice} to practise on, {held_out} held out. Look it over, then:")
-    print(f"  tokenprior learn {to} --dry-run")
+    print(f"{to}: {len(tasks)} tasks, {practice} to practise on, {gate} for the gate, {held_out} held out")
+    if not gate:
+        print("  (too few tasks for a gate: whatever is learned will ship; `compare` says whether it helps)")
+    print(f"Look it over, then:  tokenprior learn {to} --dry-run")
 
 
 def _yaml(value: str) -> str:
