@@ -40,6 +40,7 @@ def home(tmp_path: Path, server: FakeOpenAI) -> Path:
         "agent": {"model": server.model, "instructions": "Do what is asked.", "max_tokens": 50},
         "verifier": "exact",
         "learn": {"epochs": 1, "group_size": 2, "gate": "none"},
+        "evaluate": {"resamples": 200},
     }
     (tmp_path / "run.yaml").write_text(json.dumps(config))
     return tmp_path
@@ -80,7 +81,7 @@ def test_stopping_early_says_so_and_without_it_the_same_command_goes_on(home: Pa
     assert not json.loads((home / "out.json").read_text())["stopped_early"]
 
 
-def test_k_attempts_bring_pass_at_k_in_a_the_table(home: Path) -> None:
+def test_k_attempts_bring_pass_at_k_in_the_table(home: Path) -> None:
     said, _ = tokenprior("compare", "run.yaml", "--arm", "file=small.json", "--k", "4", cwd=home)
     table = [line for line in said.splitlines() if line.startswith(("arm ", "no prior (", "file ("))]
     assert len(table) == 3
@@ -111,7 +112,7 @@ def test_evaluate_is_compare_with_one_arm(home: Path) -> None:
         (["--arm", "a=small.json", "--control", "tips", "--control", "tips"], "there is an arm 'tips' already"),
         (["--arm", "a=small.json", "--arm", "a=small.json"], "there is another arm 'a'"),
         (["--arm", "no prior=small.json"], "an arm may not be called 'no prior'"),
-        (["--arm", "a"], "expected NAME=FILE or NAME=RUN[:STEP]"),
+        (["--arm", "a"], "expected NAME=FILE, NAME=RUN[:STEP]"),
         (["--arm", "a=none.json"], "none.json: cannot be read"),
         (["--arm", "a=none"], "no such store"),
     ],

@@ -37,8 +37,8 @@ def compare(
     arm: Annotated[
         list[str],
         typer.Option(
-            help="NAME=FILE or NAME=RUN[:STEP], a library to compare; may be given several times. The one this config "
-            "learned by default."
+            help="NAME=FILE, NAME=RUN[:STEP] or NAME=RUN:VERSION, a library to compare; may be given several times. "
+            "The one this config learned by default."
         ),
     ] = [],  # noqa: B006  # typer copies it
     control: Annotated[
@@ -98,7 +98,7 @@ def _arms(given: list[str], store: str) -> dict[str, Library]:
     for one in given:
         name, equals, what = one.partition("=")
         if not equals or not name or not what:
-            raise ConfigError(f"--arm {one!r}: expected NAME=FILE or NAME=RUN[:STEP]")
+            raise ConfigError(f"--arm {one!r}: expected NAME=FILE, NAME=RUN[:STEP] or NAME=RUN:VERSION")
         if name in arms:
             raise ConfigError(f"--arm {one!r}: there is another arm {name!r}")
         arms[name] = library_of(what, store)

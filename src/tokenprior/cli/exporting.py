@@ -11,7 +11,9 @@ from tokenprior.cli.show import DEFAULT_STORE, StoreOption, library_of
 
 
 def export(
-    what: Annotated[str, typer.Argument(help="A run, a run with a step (RUN:0), or a library file.")],
+    what: Annotated[
+        str, typer.Argument(help="A run, a step of it (RUN:0), a version of it (RUN:1a2b), or a library file.")
+    ],
     form: Annotated[str, typer.Option("--form", help="text, json, chat, flat or reference.")] = "text",
     to: Annotated[Path | None, typer.Option(help="A file; standard output by default.")] = None,
     store: StoreOption = DEFAULT_STORE,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from tokenprior.learn import LearnResult
 
 
 def learn(
@@ -19,7 +22,6 @@ def learn(
     from tokenprior.cli.live import Live, money, tokens
     from tokenprior.config import load_config
     from tokenprior.exports import import_library
-    from tokenprior.learn import LearnResult
     from tokenprior.session import read_tasks, session
 
     loaded = load_config(config)
@@ -27,10 +29,11 @@ def learn(
     if dry_run:
         from tokenprior.forecast import forecast
 
-        practice = read_tasks(loaded).practice
-        most = forecast(loaded, practice)
+        split = read_tasks(loaded)
+        most = forecast(loaded, split.practice, split.gate)
         print(
-            f"{len(practice)} practice tasks: {most.rollouts} rollouts and at most {most.learning_calls} learning calls"
+            f"{len(split.practice)} practice and {len(split.gate)} gate tasks: {most.rollouts} rollouts, at most "
+            f"{most.gate_rollouts} more at the gate, and at most {most.learning_calls} learning calls"
         )
         print(f"at most {tokens(most.usage)}, {money(most.usage)}; nothing was called")
         return
@@ -41,7 +44,7 @@ def learn(
                 return opened.run_of(begin), await opened.learn(start=begin)
 
     name, result = asyncio.run(run())
-    report(name, result)
+    report(name, result, gated=loaded.learn.resolved().gate != "none")
     print(f"look: tokenprior show {name} operations --store {loaded.store}   (or library, groups, TASK#INDEX)")
     if start:
         print(f"next: tokenprior export {name} --form json --to learned.json --store {loaded.store}")
@@ -53,25 +56,87 @@ def learn(
         raise typer.Exit(3)
 
 
-def report(run: str, result: object) -> None:
-    """What was learned, in plain lines."""
-    from tokenprior.learn import LearnResult
+def report(run: str, result: LearnResult, *, gated: bool) -> None:
+    """What was learned, what was measured, and what ships, in plain lines."""
+    from tokenprior.cli.show import effect_words
 
-    assert isinstance(result, LearnResult)
     for step in result.steps:
-        groups = ", ".join(f"{count} {kind}" for kind, count in step["groups"].items())
-        mean = "-" if step["mean"] is None else f"{step['mean']:.3f}"
-        print(
-            f"step {step['step'] + 1}: mean reward {mean} over {step['scored']} attempts"
-            f" ({step['unscored']} unscored, {sum(step['failed'].values())} failed); groups: {groups};"
-            f" {step['lessons']} lessons -> {step['experiences']} experiences"
-        )
-        for title, counts in (("refused", step["refused"]), ("dropped", step["drops"])):
-            for reason, count in counts.items():
-                print(f"    {title} {count}: {reason}")
+        _step(step)
     print()
-    if not len(result.library):
-        print("Nothing was learned: the library is empty.")
     for experience in result.library:
-        print(f"[{experience.id}] {experience.line}   (from {experience.support} groups)")
+        # What ships does not hear of what is measured after it shipped.
+        same = [e.effect for e in result.learning if (e.id, e.line) == (experience.id, experience.line)]
+        effect = next(iter(same), None) or experience.effect
+        print(f"[{experience.id}] {experience.line}   (from {experience.support} groups; {effect_words(effect)})")
+    tried = any(step.get("trials") for step in result.steps)
+    if not len(result.library) and not len(result.learning) and not tried:
+        print("Nothing was learned: the library is empty.")
+    elif gated:
+        print("\n".join(_shipping(result)))
+    else:
+        print("No gate: nothing was proven.")
     print(f"\nrun {run}, library {result.library.version}")
+
+
+def _step(step: dict[str, Any]) -> None:
+    from tokenprior.experience import Effect
+
+    groups = ", ".join(f"{count} {kind}" for kind, count in step["groups"].items())
+    mean = "-" if step["mean"] is None else f"{step['mean']:.3f}"
+    print(
+        f"step {step['step'] + 1}: mean reward {mean} over {step['scored']} attempts"
+        f" ({step['unscored']} unscored, {sum(step['failed'].values())} failed); groups: {groups};"
+        f" {step['lessons']} lessons -> {step['experiences']} experiences"
+    )
+    for title, counts in (("refused", step["refused"]), ("dropped", step["drops"])):
+        for reason, count in counts.items():
+            print(f"    {title} {count}: {reason}")
+    # A step that was taken before there was a gate has neither.
+    for identity, figures in step.get("effects", {}).items():
+        effect = Effect(**figures)
+        if effect.hurts:
+            print(f"    {identity} hurts and was deleted: effect {effect}")
+        elif effect.low > 0:
+            print(f"    {identity} helps: effect {effect}")
+    for trial in step.get("trials", ()):
+        print(f"    gate: {trial['sentence']}")
+
+
+def _shipping(result: LearnResult) -> list[str]:
+    """What ships and on what evidence, and what does not yet."""
+    library, learning = result.library, result.learning
+    trials = [trial for step in result.steps for trial in step.get("trials", ())]
+    shipped = next((t for t in reversed(trials) if t["decision"] == "ships"), None)
+    what = f"{_lessons(len(library))} ({library.version})"
+    if shipped:
+        gain = shipped["gain"]
+        interval = "" if gain["low"] is None else f" [{gain['low']:+.3f}, {gain['high']:+.3f}]"
+        how = "proven on the gate tasks" if shipped["level"] else "no worse on the gate tasks, which is no proof"
+        lines = [
+            f"Ships: {what}, {how}: {gain['mean']:+.3f}{interval} over {shipped['against']}, which shipped before."
+        ]
+        lines.append(
+            "It was chosen by that figure, which therefore flatters it; `tokenprior compare` gives the one on held-out "
+            "tasks."
+        )
+    else:
+        lines = [f"Nothing was proven: what shipped before still ships, {what}."]
+    waiting = [learning[i] for part in library.changes(learning) for i in part if i in learning]
+    if waiting:
+        wait = "1 lesson waits" if len(waiting) == 1 else f"{len(waiting)} lessons wait"
+        last = next((t for t in reversed(trials) if t["candidate"] == learning.version), None)
+        more = f" (about {last['needed']} gate tasks would prove a gain as large)" if last and last["needed"] else ""
+        lines.append(f"{wait} for more evidence{more}:")
+        lines += [f"    [{e.id}] {e.line}" + (f"   (effect {e.effect})" if e.effect else "") for e in waiting]
+    hurting = {i for step in result.steps for i, e in step.get("effects", {}).items() if e["high"] < 0}
+    kept = [e.id for e in library if e.id in hurting and e.id not in learning]
+    if kept:
+        lines.append(
+            f"Note: {', '.join(kept)} still ships, though it was measured to hurt, for no library without it was "
+            "proven. `tokenprior pin` chooses another version."
+        )
+    return lines
+
+
+def _lessons(count: int) -> str:
+    return "no lessons" if not count else f"{count} lesson{'' if count == 1 else 's'}"

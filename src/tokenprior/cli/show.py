@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from tokenprior.experience import Effect
     from tokenprior.library import Library
+    from tokenprior.store import Store
 
 StoreOption = Annotated[str, typer.Option("--store", help="The store: a file or a SQLAlchemy address.")]
 DEFAULT_STORE = "tokenprior.db"
@@ -21,6 +23,13 @@ def existing(store: str) -> str:
     if "://" not in store and not Path(store).is_file():
         raise NotFound(f"{store}: no such store; name yours with --store FILE")
     return store
+
+
+def naming(store: str) -> str:
+    """How a command that we print names the store: not at all where it is the usual one."""
+    import shlex
+
+    return "" if store == DEFAULT_STORE else f" --store {shlex.quote(store)}"
 
 
 def runs(store: StoreOption = DEFAULT_STORE) -> None:
@@ -50,17 +59,45 @@ def show(
     with open_store(existing(store)) as opened:
         record = opened.find_run(run)
         if what == "library":
-            for experience in opened.library(record.id, step):
-                origin = experience.provenance
-                print(f"[{experience.id}] {experience.line}")
-                print(f"      step {origin.step}, {origin.operation}: {origin.reason or 'no reason given'}")
-                print(f"      groups: {', '.join(origin.groups) or 'none'}")
+            _library(opened, record.id, step, store)
             return
         wanted = {"operations": _operations, "groups": _groups}.get(what)
         lines = wanted(opened, record.id, step) if wanted else _rollout(opened, record.id, what, step)
         if not lines:
             raise NotFound(f"run {record.id} has no {what!r}: choose library, operations, groups or TASK#INDEX")
         print("\n".join(lines))
+
+
+def _library(store: Store, run: str, step: int | None, where: str) -> None:
+    import sys
+
+    from tokenprior.store.life import effects_of
+
+    library = store.library(run, step)
+    ends = store.rows("steps", run)
+    effects = effects_of(ends)
+    learning = ends[-1]["library_version"] if ends else library.version
+    for experience in library:
+        origin = experience.provenance
+        print(f"[{experience.id}] {experience.line}")
+        print(f"      {effect_words(effects.get((experience.id, experience.line)) or experience.effect)}")
+        print(f"      step {origin.step}, {origin.operation}: {origin.reason or 'no reason given'}")
+        print(f"      groups: {', '.join(origin.groups) or 'none'}")
+    if not len(library):
+        print("the library is empty")
+    if step is None and learning != library.version:
+        pins = store.rows("pins", run)
+        why = f"pinned: {pins[-1]['reason'] or 'no reason given'}" if pins and pins[-1]["version"] else "what ships"
+        print(
+            f"note: library {library.version} is used ({why}); learning goes on from {learning}: "
+            f"tokenprior show {run} library --step {ends[-1]['step']}{naming(where)}",
+            file=sys.stderr,
+        )
+
+
+def effect_words(effect: Effect | None) -> str:
+    """What a lesson was measured to do."""
+    return f"effect {effect}" if effect else "effect not measured"
 
 
 def _at(rows: list[dict[str, Any]], step: int | None) -> list[dict[str, Any]]:
@@ -117,7 +154,9 @@ def _rollout(store: Any, run: str, what: str, step: int | None) -> list[str]:
 
 
 def diff(
-    before: Annotated[str, typer.Argument(help="A run, a run with a step (RUN:0), or a library file.")],
+    before: Annotated[
+        str, typer.Argument(help="A run, a step of it (RUN:0), a version of it (RUN:1a2b), or a library file.")
+    ],
     after: Annotated[str, typer.Argument(help="The same.")],
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
@@ -137,10 +176,10 @@ def diff(
 
 
 def library_of(what: str, store: str) -> Library:
-    """The library that a file holds, or a run or a step of it in a store.
+    """The library that a file holds, or a run or one version of it in a store.
 
     Args:
-        what: a file, `RUN`, or `RUN:STEP`.
+        what: a file, `RUN`, `RUN:STEP` or `RUN:VERSION`.
     """
     from tokenprior.errors import ConfigError
     from tokenprior.exports import import_library
@@ -149,8 +188,24 @@ def library_of(what: str, store: str) -> Library:
     # What ends like a file is one, so that a misspelt file is not answered with a list of runs.
     if Path(what).is_file() or Path(what).suffix in (".json", ".yaml", ".yml"):
         return import_library(what)
-    run, colon, step = what.partition(":")
-    if colon and not (step.isascii() and step.isdigit()):
-        raise ConfigError(f"{what}: expected RUN:STEP with a step from 0, or a library file")
+    run, colon, text = what.partition(":")
+    at = place_of(text) if colon else None
+    if colon and at is None:
+        raise ConfigError(
+            f"{what}: expected RUN:STEP with a step from 0, RUN:VERSION with the beginning of a version, or a library "
+            "file"
+        )
     with open_store(existing(store)) as opened:
-        return opened.library(opened.find_run(run).id, int(step) if colon else None)
+        return opened.library(opened.find_run(run).id, at)
+
+
+def place_of(text: str) -> int | str | None:
+    """A step (digits) or the beginning of a version (hexadecimal); `None` if a text is neither.
+
+    A version may be digits throughout: twelve of them are one, for no run has so many steps.
+    """
+    import re
+
+    if re.fullmatch(r"[0-9]{1,11}", text):
+        return int(text)
+    return text.lower() if re.fullmatch(r"[0-9a-fA-F]{1,12}", text) else None

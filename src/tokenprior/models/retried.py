@@ -26,6 +26,7 @@ _PRIORITY: dict[Phase, int] = {
     "judge": 3,
     "rollout": 4,
     "gate": 4,
+    "audit": 4,
     "evaluate": 4,
 }
 

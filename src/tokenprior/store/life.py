@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tokenprior.errors import NotFound
-from tokenprior.experience import parse_id
+from tokenprior.experience import Effect, parse_id
 from tokenprior.library import Library
 from tokenprior.store import schema
 
@@ -46,12 +46,8 @@ def life_of(store: Store, run: str, text: str) -> Row:
         there = {e.id for library in (used, learning) for e in library}
         raise _unknown(run, identity, there, {e.id for _, library in holders for e in library} | added)
     now = holding[-1][identity] if holding else None
+    effect = effects_of(steps).get((identity, now.line)) or now.effect if now else None
     life = list(_life(identity, steps, operations, trials))
-    effect = asdict(now.effect) if now and now.effect else None
-    if identity not in learning:  # what is gone was measured last in the step that took it out
-        gone = {event["step"] for event in life if event["kind"] == "done" and event["what"][:5] in ("Delet", "Merge")}
-        last = [step["report"].get("effects", {}).get(identity) for step in steps if step["step"] in gone]
-        effect = next((known for known in reversed(last) if known), effect)
     groups, contrasts = _evidence(store, run, _origins(identity, holders, operations))
     return {
         "run": run,
@@ -59,13 +55,29 @@ def life_of(store: Store, run: str, text: str) -> Row:
         "line": now.line if now else next((e["before"] for e in reversed(life) if e.get("before")), ""),
         "used": used[identity].line if identity in used else None,
         "learning": learning[identity].line if identity in learning else None,
-        "effect": effect,
+        "effect": asdict(effect) if effect else None,
         "provenance": now.provenance.to_json() if now else None,
         "life": life,
         "groups": groups,
         "contrasts": contrasts,
         "look": _to_look_at(groups),
     }
+
+
+def effects_of(steps: Sequence[Row]) -> dict[tuple[str, str], Effect]:
+    """What was measured last of each lesson that a run ever had, by id and line: other words have another effect.
+
+    What ships does not hear of what is measured after it shipped, and what is deleted takes its effect along.
+    """
+    known: dict[tuple[str, str], Effect] = {}
+    library = Library()
+    for step in steps:
+        for identity, figures in step["report"].get("effects", {}).items():
+            if identity in library:  # measured of the words that the step began with
+                known[identity, library[identity].line] = Effect(**figures)
+        library = Library.from_json(step["library"])
+        known |= {(e.id, e.line): e.effect for e in library if e.effect}
+    return known
 
 
 def _unknown(run: str, identity: str, there: set[str], every: set[str]) -> NotFound:
@@ -182,7 +194,11 @@ def _carry_out(row: Row, words: Words) -> None:
 
 def _origins(identity: str, holders: Sequence[Holder], operations: Sequence[Row]) -> dict[int, set[str]]:
     """By step, the tasks whose groups a lesson was drawn from, or was found again in."""
-    resting = {row["step"] for row in operations if identity in row["ids"] and row["operation"].get("lessons")}
+    resting = {
+        row["step"]
+        for row in operations
+        if row["ids"][:1] == [identity] and row["outcome"] == "done" and row["operation"].get("lessons")
+    }
     origins: dict[int, set[str]] = {}
     for step in sorted(resting):
         known = [(at, set(library[identity].provenance.groups)) for at, library in holders if identity in library]
