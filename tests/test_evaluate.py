@@ -389,3 +389,15 @@ async def test_attempts_cut_off_at_their_limit_are_counted(tmp_path: Path) -> No
 
     made, _ = await compared(tmp_path, lambda request: Reply(text=right(request), stop=StopReason.LENGTH))
     assert [arm.cut_off for arm in made.arms] == [6, 6]
+
+
+def test_a_control_costs_the_others_no_evidence() -> None:
+    names = [f"t{i}" for i in range(6)]
+    base, ours = report("base", dict.fromkeys(names, (0.0,))), report("ours", dict.fromkeys(names, (1.0,)))
+    theirs = report("placebo", dict.fromkeys(names, (0.0,)) | {"t5": (1.0,)})
+    (alone,) = differ([base, ours], Design(resamples=200))
+    beside, control = differ([base, ours, theirs], Design(resamples=200), controls=["placebo"])
+    corrected, _ = differ([base, ours, theirs], Design(resamples=200))
+    assert beside.p_adjusted == alone.p_adjusted == 2 / 64
+    assert corrected.p_adjusted == 4 / 64
+    assert control.p_adjusted == control.p

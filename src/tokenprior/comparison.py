@@ -12,7 +12,7 @@ after an early stop is the interval of a single arm's score.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -197,27 +197,32 @@ def differ(
     reports: Sequence[ArmReport],
     design: Design,
     *,
+    controls: Collection[str] = (),
     constant: tuple[str, float] | None = None,
     stopped_after: tuple[int, int] | None = None,
 ) -> tuple[Difference, ...]:
     """Every arm but the first against the first, with p-values that hold for all of them together.
 
-    An arm of the same words as the first is no comparison: it costs the others nothing.
+    An arm of the same words as the first is no comparison, and a control is no claim: they cost the others nothing, and
+    the p-value of a control is not corrected.
 
     Args:
+        controls: arms that are there to be held against, such as a placebo.
         constant: the best constant answer with its share, for the warning.
         stopped_after: tasks done and tasks there are, where the comparison stopped early.
     """
     if not reports:
         return ()
     baseline, others = reports[0], reports[1:]
-    compared = [r for r in others if r.prior != baseline.prior and task_differences(r.tasks, baseline.tasks)]
+    told = [r for r in others if r.prior != baseline.prior and task_differences(r.tasks, baseline.tasks)]
+    compared = [r for r in told if r.arm not in controls]
     made = {r.arm: _paired(r, baseline, design, compared=max(1, len(compared))) for r in others}
     if design.reward_range is None:
         adjusted = holm([made[r.arm].p or 0.0 for r in compared])
     else:
         adjusted = tuple(min(1.0, (made[r.arm].p or 0.0) * len(compared)) for r in compared)
-    for report, p_adjusted in zip(compared, adjusted, strict=True):
+    claims = zip(compared, adjusted, strict=True)
+    for report, p_adjusted in (*claims, *((r, made[r.arm].p) for r in told if r.arm in controls)):
         made[report.arm] = replace(made[report.arm], p_adjusted=p_adjusted, stopped_after=stopped_after)
     return tuple(replace(made[r.arm], warning=_warning(made[r.arm], r, constant)) for r in others)
 

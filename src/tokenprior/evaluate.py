@@ -8,7 +8,7 @@ stand beside it. Beside every score stands the best constant answer: what an age
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from tokenprior.agents.base import Agent
 from tokenprior.arm import ArmReport, Design, best_constant, report_arm, rewards_of
@@ -60,6 +60,7 @@ async def compare(
     agent: Agent,
     verifier: Verifier,
     record: RunStore,
+    controls: Collection[str] = (),
     config: EvaluateConfig | None = None,
     tracker: Tracker | None = None,
 ) -> Comparison:
@@ -79,6 +80,8 @@ async def compare(
         tasks: held-out ones, for a figure that means something.
         arms: libraries by name; the first is the baseline, an empty one is "no prior".
         agent: at its evaluation temperature.
+        controls: arms that are there to be held against, such as a placebo: nothing waits for them to be decided, and
+            they cost the others no evidence.
 
     Raises:
         ConfigError: no tasks, no arms, or with `stop_early` a reward outside `config.reward_range`.
@@ -102,7 +105,7 @@ async def compare(
     # Arms that put the same words before a task are one experiment: made once, and never different by chance.
     distinct = {priors[arm].fingerprint: library for arm, library in arms.items()}
     baseline = next(iter(priors.values())).fingerprint
-    compared = [prior.fingerprint for prior in priors.values() if prior.fingerprint != baseline]
+    compared = [p.fingerprint for arm, p in priors.items() if p.fingerprint != baseline and arm not in controls]
     groups: dict[str, list[Group]] = {fingerprint: [] for fingerprint in distinct}
     tracker.phase("evaluation", total=len(tasks) * len(distinct) * config.k)
 
@@ -132,7 +135,7 @@ async def compare(
     stopped_after = (len(done), len(tasks)) if len(done) < len(tasks) else None
     return Comparison(
         arms=tuple(reports),
-        differences=differ(reports, design, constant=constant, stopped_after=stopped_after),
+        differences=differ(reports, design, controls=controls, constant=constant, stopped_after=stopped_after),
         constant=constant,
         design=design,
         tasks_done=len(done),

@@ -199,6 +199,7 @@ class Session:
                 agent=live.agent(self.config, config.temperature, config.seed),
                 verifier=live.verifier,
                 record=live.record,
+                controls=controls,
                 config=config,
                 tracker=live.tracker,
             )
