@@ -27,6 +27,7 @@ from tokenprior.contrast import bundles, contrast
 from tokenprior.effects import Observation, estimate, halves, observed
 from tokenprior.epoch import Step, plan_steps
 from tokenprior.errors import BudgetReached, ConfigError, ModelError, TokenpriorError
+from tokenprior.experience import Experience
 from tokenprior.flow import all_of
 from tokenprior.group import Group
 from tokenprior.library import Library
@@ -100,6 +101,8 @@ async def learn(
     # Without ground truth the answers may not even choose which lessons stay.
     guard = LeakGuard(tasks if config.ground_truth else [replace(task, answer=None) for task in tasks])
     steps = plan_steps(tasks, epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
+    if start is not None:
+        await record.save_start(start)
     loop = _Loop(agent, verifier, model, record, config, guard, gate, tracker)
     stands = StepEnd(library=start or Library(), shipped=start or Library(), report={})
     ends: list[StepEnd] = []
@@ -153,9 +156,10 @@ class _Loop:
             step=step.index,
         )
         applied = replace(revision.applied, done=(*harmful, *revision.applied.done))
-        figures = [figure for end in ends for figure in end.report["trials"]]
+        figures = [figure for end in ends for figure in end.report.get("trials", ())]
         trials = await self._trials(applied.library, stands.shipped, figures, steps_left)
         library, shipped = _outcome(applied.library, pruned, stands.shipped, trials, gated=config.gate != "none")
+        shipped = shipped.with_effects({e.id: e.effect for e in known if e.effect and _says(shipped, e)})
         report = step_report(step, groups, advantages, replace(revision, applied=applied), config)
         report |= {
             "effects": {e.id: asdict(e.effect) for e in known if e.effect},
@@ -202,10 +206,9 @@ class _Loop:
     async def _trials(
         self, candidate: Library, shipped: Library, figures: Sequence[dict[str, Any]], steps_left: int
     ) -> tuple[Trial, ...]:
-        """No second look at what was tried already: the attempts would be the same ones."""
         if self.config.gate == "none" or self.gate is None:
             return ()
-        tried = {figure["candidate"] for figure in figures if figure["against"] == shipped.version}
+        tried = Counter(figure["candidate"] for figure in figures if figure["against"] == shipped.version)
         return await prove(
             candidate,
             shipped,
@@ -240,6 +243,10 @@ def _measured(library: Library, observations: Sequence[Observation], run: str) -
     """The library with what is known of its experiences by now: of their present words, so from the step after."""
     since = {e.id: e.provenance.step + 1 if e.provenance.run == run else 0 for e in library}
     return library.with_effects(estimate(observations, since))
+
+
+def _says(library: Library, experience: Experience) -> bool:
+    return experience.id in library and library[experience.id].line == experience.line
 
 
 def _outcome(

@@ -12,7 +12,7 @@ Source: the fallback procedure, Wiens and Dmitrienko, Journal of Biopharmaceutic
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,7 +57,7 @@ async def prove(
     record: RunStore,
     config: LearnConfig,
     level: float,
-    tried: Collection[str],
+    tried: Mapping[str, int],
     tracker: Tracker,
 ) -> tuple[Trial, ...]:
     """Try a candidate, and its parts if it does not ship. At most one trial of the result ships.
@@ -66,19 +66,22 @@ async def prove(
         current: what ships now.
         level: what this step may spend, see `allowance`. The whole candidate gets half of it where parts could follow,
             all of it where not.
-        tried: versions that had their trial against the current library; the attempts would be the same ones.
+        tried: how many trials a version had against the current library. The same attempts would say the same again, so
+            with each trial of a candidate there are `gate_k` attempts more at each task. Parts are tried once.
 
     Returns:
-        The trials; none if the candidate reads just like the current library, or was tried.
+        The trials; none if the candidate reads just like the current library.
 
     Raises:
         ModelError, BudgetReached, StoreError: what was done is kept, the same call goes on.
     """
 
+    k = config.gate_k * (1 + tried.get(candidate.version, 0))
+
     async def one(task: Task, library: Library) -> Group:
         return await attempt(
             task,
-            [TokenPrior.of(library, config.prior.rendering, question=task.question)] * config.gate_k,
+            [TokenPrior.of(library, config.prior.rendering, question=task.question)] * k,
             agent=gate.agent,
             verifier=verifier,
             shelf=record,
@@ -88,7 +91,7 @@ async def prove(
 
     async def compared(libraries: Sequence[tuple[str, Library]], level: float) -> list[Trial]:
         every = [current, *(library for _, library in libraries)]
-        tracker.phase("gate", total=len(gate.tasks) * config.gate_k * len(every))
+        tracker.phase("gate", total=len(gate.tasks) * k * len(every))
         # Side by side in time, so that whatever drifts at the endpoint drifts for all.
         made = await all_of(one(task, library) for task in gate.tasks for library in every)
         baseline, *groups = (made[place :: len(every)] for place in range(len(every)))
@@ -97,9 +100,11 @@ async def prove(
             for (part, library), these in zip(libraries, groups, strict=True)
         ]
 
-    if candidate.version in {current.version, *tried}:
+    if candidate.version == current.version:
         return ()
-    parts = [part for part in _parts(candidate, current) if part[1].version not in tried] if config.gate_parts else []
+    parts: list[tuple[str, Library]] = []
+    if config.gate_parts and candidate.version not in tried:
+        parts = [part for part in _parts(candidate, current) if part[1].version not in tried]
     (whole,) = await compared([("whole", candidate)], level / 2 if parts else level)
     if whole.decision == "ships" or not parts:
         return (whole,)
@@ -172,7 +177,9 @@ def _parts(candidate: Library, current: Library) -> list[tuple[str, Library]]:
     middle = -(-len(changes) // 2)
     if len(changes) < 2:
         return []
-    return [
+    halves = [
         (f"{number} of 2", current.with_changes(candidate, {i for ids in half for i in ids}))
         for number, half in enumerate((changes[:middle], changes[middle:]), start=1)
     ]
+    # A lesson that came back under another id stands in one half beside its old words.
+    return [(part, library) for part, library in halves if len({e.line for e in library}) == len(library)]

@@ -17,13 +17,18 @@ import pytest
 import sqlalchemy as sa
 
 from tokenprior.errors import ConfigError, NotFound, RunLocked, StoreError
-from tokenprior.library import Library
+from tokenprior.experience import Experience
+from tokenprior.library import Applied, Library
 from tokenprior.models.base import CallKey, Reply, Request
+from tokenprior.operation import Add, Delete
 from tokenprior.reward import Reward
 from tokenprior.rollout import Failure, Message, Rollout, StopReason, Usage
+from tokenprior.statistics import Interval
 from tokenprior.store import RunStore, Store, open_store, schema
 from tokenprior.store.open import NEWEST
+from tokenprior.store.record import StepEnd
 from tokenprior.store.writer import Writer
+from tokenprior.trial import Trial
 
 pytestmark = pytest.mark.anyio
 
@@ -500,3 +505,161 @@ async def test_redaction_does_not_change_what_a_call_is_found_by(store: Store, s
     assert await record.finished_call("m", request(f"a {secret}")) is not None
     assert await record.finished_call("m", request("a [redacted]")) is None
     record.close("done")
+
+
+# Versions and pins.
+
+
+def library(*texts: str) -> Library:
+    return Library(experiences=tuple(Experience(id=f"G{i}", text=text) for i, text in enumerate(texts)))
+
+
+FIRST, SECOND, THIRD = (library(f"When {word}, do it.") for word in ("first", "second", "third"))
+
+
+def trial(candidate: Library, against: Library, decision: Any, part: str = "whole") -> Trial:
+    return Trial(
+        candidate=candidate,
+        against=against.version,
+        part=part,
+        decision=decision,
+        gain=Interval(mean=0.25, low=0.125, high=0.375, n=8),
+        p=0.01,
+        level=0.025,
+        wins=4,
+        losses=1,
+        ties=3,
+        missing=0,
+        needed=10,
+    )
+
+
+async def save(record: RunStore, step: int, learning: Library, shipped: Library, *trials: Trial, **rest: Any) -> None:
+    applied = Applied(library=learning, done=rest.pop("done", ()), refused=())
+    end = StepEnd(library=learning, shipped=shipped, report={"step": step}, **rest)
+    await record.save_step(step, 0, applied, trials, end)
+
+
+@pytest.fixture
+async def told(store: Store) -> Store:
+    """A run in which the first candidate ships, the second stays open, and the third is refused."""
+    record = start(store)
+    add = Add(name="", text="When first, do it.", lessons=(1,))
+    await save(record, 0, FIRST, FIRST, trial(FIRST, Library(), "ships"), done=(add,))
+    await save(record, 1, SECOND, FIRST, trial(SECOND, FIRST, "open"))
+    await save(record, 2, SECOND, FIRST, trial(THIRD, FIRST, "refused"))
+    record.close("done")
+    return store
+
+
+async def test_what_is_used_is_what_ships_and_every_other_library_can_be_asked_for(told: Store) -> None:
+    assert told.library("r-1") == FIRST
+    assert [told.library("r-1", step) for step in range(3)] == [FIRST, SECOND, SECOND]
+    for one in (FIRST, SECOND, THIRD, Library()):
+        assert told.library("r-1", one.version) == told.library("r-1", one.version[:6]) == one
+    with pytest.raises(NotFound, match="no version 'ffffff'"):
+        told.library("r-1", "ffffff")
+
+
+async def test_a_pin_is_used_whatever_ships_until_it_is_taken_off(told: Store) -> None:
+    told.pin("r-1", THIRD.version[:6], "to see")
+    assert told.library("r-1") == THIRD
+    told.pin("r-1", Library().version, "not at all, and sk-proj-abcdefghijk1")
+    assert told.library("r-1") == Library()
+    told.pin("r-1", None, "")
+    assert told.library("r-1") == FIRST
+    pins = told.rows("pins", "r-1")
+    assert [one["version"] for one in pins] == [THIRD.version, Library().version, None]
+    assert "sk-proj" not in pins[1]["reason"]
+    with pytest.raises(NotFound, match="no version 'ffffff'"):
+        told.pin("r-1", "ffffff", "")
+    assert len(told.rows("pins", "r-1")) == 3
+
+
+async def test_pinning_leaves_what_learning_goes_on_from_alone(told: Store) -> None:
+    told.pin("r-1", THIRD.version, "")
+    record = start(told)
+    end = await record.finished_step(2)
+    assert end is not None
+    assert (end.library, end.shipped) == (SECOND, FIRST)
+    record.close("done")
+
+
+async def test_versions_are_told_from_the_oldest_on(told: Store) -> None:
+    told.pin("r-1", THIRD.version, "")
+    found = told.versions("r-1")
+    assert [(one.version, one.step, one.origin) for one in found] == [
+        (Library().version, -1, "start"),
+        (FIRST.version, 0, "candidate"),
+        (SECOND.version, 1, "candidate"),
+        (THIRD.version, 2, "candidate"),
+    ]
+    assert [one.shipped for one in found] == [True, True, False, False]
+    assert [one.ships for one in found] == [False, True, False, False]
+    assert [one.learning for one in found] == [False, False, True, False]
+    assert [one.pinned for one in found] == [False, False, False, True]
+    assert found[1].sentences == (trial(FIRST, Library(), "ships").sentence,)
+    assert json.loads(json.dumps([one.to_json() for one in found]))[1]["trial"]["wins"] == 4
+
+
+async def test_versions_of_steps_without_a_trial(store: Store) -> None:
+    record = start(store)
+    await record.save_start(SECOND)
+    measured = Delete(id="G0", reason="measured: -0.2 [-0.3, -0.1] over 9 tasks")
+    await save(record, 0, FIRST, FIRST, trial(FIRST, SECOND, "ships"))
+    await save(record, 1, SECOND, FIRST, trial(THIRD, FIRST, "refused"), done=(measured,))
+    await save(record, 2, FIRST, FIRST)
+    await save(record, 3, FIRST, FIRST)
+    await save(record, 4, THIRD, THIRD)
+    assert [(one.step, one.origin, one.deleted, one.experiences) for one in store.versions("r-1")] == [
+        (-1, "start", (), len(SECOND)),
+        (0, "candidate", (), 1),
+        (1, "candidate", ("G0",), 1),
+        (1, "pruned", ("G0",), 1),
+        (2, "back", (), 1),
+        (4, "learned", (), 1),
+    ]
+    assert store.versions("r-1")[0].version == SECOND.version
+    assert store.versions("r-1")[3].sentences[1] == "lessons deleted, measured to hurt: G0"
+    record.close("done")
+
+
+async def test_a_store_from_before_the_gate_is_migrated_and_everything_in_it_shipped(tmp_path: Path) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    import tokenprior.store
+
+    path = tmp_path / "s.db"
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(Path(tokenprior.store.__file__).parent / "migrations"))
+        config.set_main_option("path_separator", "os")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    engine.dispose()
+    with sqlite3.connect(path) as raw:
+        run = ("r-1", "r", "learn", "{}", "done", "", 1.0, 1.0)
+        raw.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", run)
+        for step, one in enumerate((FIRST, SECOND)):
+            row = ("r-1", step, 0, one.version, one.dumps(), '{"step": 0}')
+            raw.execute("INSERT INTO steps VALUES (?, ?, ?, ?, ?, ?)", row)
+    raw.close()
+    with open_store(path) as store:
+        assert store.library("r-1") == SECOND
+        assert store.library("r-1", 0) == store.library("r-1", FIRST.version) == FIRST
+        assert [(one.step, one.shipped, one.ships) for one in store.versions("r-1")] == [
+            (-1, True, False),
+            (0, True, False),
+            (1, True, True),
+        ]
+        store.pin("r-1", FIRST.version, "")
+        assert store.library("r-1") == FIRST
+        record = start(store)
+        end = await record.finished_step(1)
+        assert end is not None
+        assert (end.library, end.shipped, end.observations) == (SECOND, SECOND, ())
+        record.close("done")
+    with open_store(path) as store:
+        assert store.library("r-1") == FIRST

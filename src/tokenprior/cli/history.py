@@ -52,8 +52,7 @@ def _line(one: LibraryVersion) -> str:
     if one.learning and not one.ships:
         marks.append("learning goes on from it")
     where = "start" if one.step < 0 else f"step {one.step}"
-    size = "not kept" if one.experiences is None else _count(one.experiences)
-    shown = f"{where:<8} {one.version or '-':<12}  {size:<14}  {'; '.join(one.sentences)}"
+    shown = f"{where:<8} {one.version}  {_count(one.experiences):<14}  {'; '.join(one.sentences)}"
     return f"{shown}  <- {', '.join(marks)}" if marks else shown
 
 
@@ -142,10 +141,5 @@ def _shipped_before(store: Store, run: str) -> str:
     place = (shipped or places or [0])[-1]
     for one in reversed(found[:place]):
         if one.shipped and one.version != used:
-            if one.experiences is None:
-                raise NotFound(
-                    f"run {run}: before {used} shipped what the run began with, an imported library that the store "
-                    "does not hold: use its file"
-                )
             return one.version
     raise NotFound(f"run {run}: nothing shipped before {used}, which is used: tokenprior history shows what there is")

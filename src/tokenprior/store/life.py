@@ -35,11 +35,12 @@ def life_of(store: Store, run: str, text: str) -> Row:
         NotFound: the run never had it; names the ids that there are.
     """
     identity = parse_id(text) or text
+    start = store.find_run(run).start
     steps, trials = store.rows("steps", run), store.rows("trials", run)
     operations = _with_targets(store.rows("operations", run), steps)
     used = store.library(run)
     learning = Library.from_json(steps[-1]["library"]) if steps else used
-    holders = _holders(steps, trials)
+    holders = [(-1, start), *_holders(steps, trials)]
     holding = [library for _, library in (*holders, (0, used), (0, learning)) if identity in library]
     added = {i for row in operations if row["outcome"] == "done" for i in row["ids"]}
     if not holding and identity not in added:
@@ -47,7 +48,7 @@ def life_of(store: Store, run: str, text: str) -> Row:
         raise _unknown(run, identity, there, {e.id for _, library in holders for e in library} | added)
     now = holding[-1][identity] if holding else None
     effect = effects_of(steps).get((identity, now.line)) or now.effect if now else None
-    life = list(_life(identity, steps, operations, trials))
+    life = list(_life(identity, start, steps, operations, trials))
     groups, contrasts = _evidence(store, run, _origins(identity, holders, operations))
     return {
         "run": run,
@@ -124,10 +125,12 @@ def _line(words: tuple[str, str] | None) -> str | None:
     return ": ".join(filter(None, words)) if words else None
 
 
-def _life(identity: str, steps: Sequence[Row], operations: Sequence[Row], trials: Sequence[Row]) -> Iterator[Row]:
+def _life(
+    identity: str, start: Library, steps: Sequence[Row], operations: Sequence[Row], trials: Sequence[Row]
+) -> Iterator[Row]:
     """What became of a lesson, one event after another."""
-    library, shipped = _at_start(identity, steps, operations)
-    if not any(row["operation"]["op"] == "Add" and identity in row["ids"] for row in operations):
+    library = shipped = {e.id: (e.name, e.text) for e in start}
+    if identity in start:
         yield {"step": -1, "kind": "start", "what": "the run began with it", "after": _line(library.get(identity))}
     for step in steps:
         ends, ships = _words(step["library"]), _words(step["shipped"])
@@ -148,20 +151,6 @@ def _life(identity: str, steps: Sequence[Row], operations: Sequence[Row], trials
             what = "ships no longer" if identity not in ships else "ships with these words from here on"
             yield {"step": step["step"], "kind": "ships", "what": what}
         library, shipped = ends, ships
-
-
-def _at_start(identity: str, steps: Sequence[Row], operations: Sequence[Row]) -> tuple[Words, Words]:
-    """A lesson that the run began with, as far as it is known: first words that were replaced at once are not kept."""
-    rows = [row for row in operations if identity in row["ids"] and row["outcome"] == "done"]
-    if not steps or any(row["operation"]["op"] == "Add" for row in rows):
-        return {}, {}
-    first = steps[0]
-    touched = any(row["step"] == first["step"] and row["operation"]["op"] != "Keep" for row in rows)
-    kept = first["library"] if not touched else first["shipped"]
-    if touched and first["shipped_version"] == first["library_version"]:
-        return {}, {}
-    words = {i: named for i, named in _words(kept).items() if i == identity}
-    return words, dict(words)
 
 
 def _operation(identity: str, row: Row, words: Words) -> Row:

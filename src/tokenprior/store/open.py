@@ -199,8 +199,8 @@ class Store:
 
         Args:
             at: a step, for what learning went on from after it; the beginning of a version, for any that was tried or
-                kept; `None` for what is used: the pinned one, else what ships after the last step, empty before the
-                first.
+                kept; `None` for what is used: the pinned one, else what ships after the last step, else what the run
+                began with.
 
         Raises:
             NotFound: the run has no such step or version.
@@ -232,18 +232,20 @@ class Store:
             return None
 
         found = self.writer.run_now(read)
-        if found is None and isinstance(at, str) and Library().version.startswith(at):
-            return Library()  # what every run begins with that was given nothing else
-        if found is None and at is not None:
+        if found is not None:
+            return Library.from_json(json.loads(found))
+        start = next((record.start for record in self.runs() if record.id == run), Library())
+        if isinstance(at, int) or not start.version.startswith(at or ""):
             what = f"step {at}" if isinstance(at, int) else f"version {at!r}"
             raise NotFound(f"{self._shown}: run {run} has no {what}: tokenprior history shows what there is")
-        return Library.from_json(json.loads(found)) if found else Library()
+        return start
 
     def versions(self, run: str) -> list[LibraryVersion]:
         """Every library that a run tried or kept, oldest first, with its evidence; none before its first step."""
         pins = self.rows("pins", run)
         pinned = pins[-1]["version"] if pins else None
-        return versions(self.rows("steps", run), self.rows("trials", run), self.rows("operations", run), pinned)
+        start = self.find_run(run).start
+        return versions(start, self.rows("steps", run), self.rows("trials", run), self.rows("operations", run), pinned)
 
     def pin(self, run: str, version: str | None, reason: str) -> None:
         """Use a version from now on, whatever learning ships; `None` goes back to what learning ships.

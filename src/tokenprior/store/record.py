@@ -36,6 +36,7 @@ class RunRecord:
 
     Attributes:
         state: `running`, `done`, `stopped` (budget or Ctrl-C; goes on with the same command) or `failed`.
+        start: the library that it began with.
     """
 
     id: str
@@ -46,10 +47,12 @@ class RunRecord:
     config: dict[str, Any]
     created_at: float
     updated_at: float
+    start: Library
 
     @classmethod
     def of(cls, row: Mapping[Any, Any]) -> RunRecord:
-        return cls(**{**row, "config": json.loads(row["config"])})
+        start = Library.from_json(json.loads(row["start"])) if row["start"] else Library()
+        return cls(**{**row, "config": json.loads(row["config"]), "start": start})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +236,12 @@ class RunStore:
         await self._writer.run(lambda connection: _put(connection, schema.rollouts, key, values))
 
     # Advantages, steps, evaluations.
+
+    async def save_start(self, library: Library) -> None:
+        """Keep the library that learning begins with."""
+        values = {"start": codec.dumps(library.to_json())}
+        where = schema.runs.c.id == self.run
+        await self._writer.run(lambda connection: connection.execute(schema.runs.update().where(where).values(values)))
 
     async def save_advantage(self, step: int, advantage: Advantage) -> None:
         """Keep what a group taught."""

@@ -31,6 +31,7 @@ runs = Table(
     Column("detail", Text, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
+    Column("start", Text),  # the library that it began with, unless that was empty
 )
 
 calls = Table(

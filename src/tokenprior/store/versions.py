@@ -21,10 +21,10 @@ class LibraryVersion:
     """One library of a run, at the step that made it.
 
     Attributes:
-        version: the library's; empty for one that the run began with and that is known no more.
+        version: the library's.
         step: from 0; -1 for what the run began with.
         origin: how it came about.
-        experiences: how many; `None` where the store does not hold the library.
+        experiences: how many.
         trial: the figures of its trial, as `Trial.to_json` gives them.
         deleted: ids that were taken out in this step because they were measured to hurt.
         shipped: whether it became what ships.
@@ -36,7 +36,7 @@ class LibraryVersion:
     version: str
     step: int
     origin: Origin
-    experiences: int | None
+    experiences: int
     trial: Mapping[str, Any] | None = None
     deleted: tuple[str, ...] = ()
     shipped: bool = False
@@ -74,19 +74,20 @@ class LibraryVersion:
 
 
 def versions(
-    steps: Sequence[Row], trials: Sequence[Row], operations: Sequence[Row], pinned: str | None
+    start: Library, steps: Sequence[Row], trials: Sequence[Row], operations: Sequence[Row], pinned: str | None
 ) -> list[LibraryVersion]:
     """Put the rows of one run together.
 
     A version stands once for each step that tried it or came to it; a step that changed nothing adds none.
 
     Args:
+        start: what the run began with.
         steps, trials, operations: the run's rows in the order of their keys.
         pinned: the version that a person chose, if one is in force.
     """
     if not steps:
         return []
-    made = [_start(steps[0], trials, operations)]
+    made = [LibraryVersion(version=start.version, step=-1, origin="start", experiences=len(start), shipped=True)]
     before = shipped = made[0].version
     for row in steps:
         deleted = measured_to_hurt([one for one in operations if one["step"] == row["step"]])
@@ -127,20 +128,6 @@ def measured_to_hurt(operations: Sequence[Row]) -> tuple[str, ...]:
         for one in operations
         if one["operation"]["op"] == "Delete" and one["outcome"] == "done" and one["reason"].startswith("measured:")
     )
-
-
-def _start(first: Row, trials: Sequence[Row], operations: Sequence[Row]) -> LibraryVersion:
-    """What the run began with: nothing if its first step gave the first id, else only the gate names it."""
-    adds = [
-        one
-        for one in operations
-        if one["step"] == first["step"] and one["outcome"] == "done" and one["operation"]["op"] == "Add"
-    ]
-    empty = first["library"]["next_number"] == len(adds)
-    tried = [one["figures"]["against"] for one in trials if one["step"] == first["step"]]
-    version = Library().version if empty else tried[0] if tried else ""
-    count = 0 if empty else len(first["shipped"]["experiences"]) if first["shipped_version"] == version else None
-    return LibraryVersion(version=version, step=-1, origin="start", experiences=count, shipped=True)
 
 
 def _marked(made: Sequence[LibraryVersion], ships: str, learning: str, pinned: str | None) -> list[LibraryVersion]:

@@ -8,6 +8,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
+    op.add_column("runs", sa.Column("start", sa.Text))
     op.add_column("steps", sa.Column("shipped_version", sa.String(12)))
     op.add_column("steps", sa.Column("shipped", sa.Text))
     op.add_column("steps", sa.Column("observations", sa.Text))
