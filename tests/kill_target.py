@@ -1,5 +1,8 @@
 """A learning run to be killed: `python tests/kill_target.py STORE URL` learns in the small world, or goes on with it.
 
+A store whose name begins with `gated` gets a run with a gate, whose attempts are made at the temperature `COLD`, and
+with inclusion pairs; its report of every step is written to STORE.json too.
+
 The library is written to STORE.json at the end. `python tests/kill_target.py --fork` imports everything once and then
 reads lines of `STORE URL`, each of which becomes a process of its own; it prints their ids, and how each one ended.
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -18,11 +22,19 @@ from tokenprior.learn import learn
 from tokenprior.models.budget import Budget, Limits
 from tokenprior.models.connect import Connections
 from tokenprior.models.retried import RetryPolicy
+from tokenprior.prove import Gate
 from tokenprior.store import open_store
+
+COLD = 0.25
 
 
 async def run(store: Path, url: str) -> None:
-    """Learn with summaries, so that all phases have their calls."""
+    """Learn with summaries, so that all phases have their calls; or with a gate and pairs."""
+    gated = store.name.startswith("gated")
+    changes: dict[str, object] = (
+        {"batch_size": None, "gate": "proven", "inclusion_pairs": 1, "gate_k": 1} if gated else {"compact": False}
+    )
+    every = world.tasks(20)
     with open_store(store) as opened:
         record = opened.open_run("r-1", name="r", kind="learn", config={})
         budget = Budget(Limits(), spent=record.spent())
@@ -31,15 +43,17 @@ async def run(store: Path, url: str) -> None:
         async with connections:
             model = await connections.model(f"{url}#fake")
             result = await learn(
-                world.tasks(8),
+                every[:8],
                 agent=world.agent(model),
                 verifier=world.SmallLetters(),
                 model=model,
                 record=record,
-                config=world.config(compact=False),
+                config=world.config(**changes),
+                gate=Gate(tasks=every[8:], agent=world.agent(model).at(COLD)),
             )
         record.close("done")
-    store.with_suffix(".json").write_text(result.library.dumps())
+    told = [json.dumps(report) for report in result.steps] if gated else []
+    store.with_suffix(".json").write_text("\n".join([result.library.dumps(), *told]))
 
 
 def fork() -> None:

@@ -16,13 +16,16 @@ from pathlib import Path
 import pytest
 
 from fake_openai import FakeOpenAI, request_id
+from kill_target import COLD
 from tokenprior.models.base import Phase, Request
 from tokenprior.store import open_store
 
 TARGET = Path(__file__).with_name("kill_target.py")
 PHASES: tuple[Phase, ...] = ("rollout", "summary", "contrast", "revise")
-MOST = {"rollout": 8, "summary": 4, "contrast": 2, "revise": 1}  # from which of its calls a kill is drawn
+GATED: tuple[Phase, ...] = ("gate", "rollout", "contrast", "revise")
+MOST = {"rollout": 8, "summary": 4, "contrast": 2, "revise": 1, "gate": 8}  # from which of its calls a kill is drawn
 KILLS = 30
+GATED_KILLS = 10
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked and held by pidfd")
 
@@ -93,7 +96,8 @@ class Killer:
         self._started.set()
 
     def on_call(self, request: Request) -> None:
-        self._left -= request.key.phase == self._phase
+        phase = "gate" if request.temperature == COLD else request.key.phase
+        self._left -= phase == self._phase
         if self._left == 0 and self._timer is None:
             assert self._started.wait(20)
             self._timer = threading.Timer(self._wait_s, self._kill)
@@ -104,11 +108,11 @@ class Killer:
             self._timer.join()
 
 
-def disturbed(start: Start, store: Path, seed: int, kills: int) -> Counter[str]:
+def disturbed(start: Start, store: Path, seed: int, kills: int, phases: tuple[Phase, ...] = PHASES) -> Counter[str]:
     """Run to the end, killed up to so many times on the way, in all phases. Returns how often in which."""
     rng = random.Random(seed)
     killed: Counter[str] = Counter()
-    plan = [PHASES[n] if n < len(PHASES) else rng.choice(PHASES) for n in range(kills)]
+    plan = [phases[n] if n < len(phases) else rng.choice(phases) for n in range(kills)]
     rng.shuffle(plan)
     with FakeOpenAI(delay_s=0.004) as server:
         while True:
@@ -172,6 +176,25 @@ def test_thirty_kills_over_all_phases(tmp_path: Path, undisturbed: str) -> None:
     assert killed.total() == KILLS
     assert set(killed) == set(PHASES)
     assert min(killed.values()) >= 3
+
+
+def test_kills_in_the_gate_too_end_in_the_same_library_and_the_same_trials(tmp_path: Path) -> None:
+    killed: Counter[str] = Counter()
+    with forking() as start:
+        whole = tmp_path / "gated.db"
+        assert not disturbed(start, whole, 0, 0, GATED)
+        undisturbed = whole.with_suffix(".json").read_text()
+        assert '"decision": "ships"' in undisturbed
+        assert '"effects": {"G0"' in undisturbed
+        for seed in range(1, 20):
+            if (left := GATED_KILLS - killed.total()) <= 0:
+                break
+            store = tmp_path / f"gated-{seed}.db"
+            # Every other kill is in the gate.
+            killed += disturbed(start, store, seed, min(5, left), ("gate", *GATED[seed % 3 + 1 :], "gate"))
+            assert store.with_suffix(".json").read_text() == undisturbed, "byte for byte, levels included"
+    assert killed.total() == GATED_KILLS
+    assert killed["gate"] >= 4
 
 
 def test_the_whole_command_anew(tmp_path: Path, undisturbed: str) -> None:

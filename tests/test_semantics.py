@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,12 @@ import pytest
 
 import world
 from tokenprior.advantage import Advantage, LeakGuard, Lesson, parse_lessons
-from tokenprior.config import EndpointSettings, LearnConfig, LibrarySettings
+from tokenprior.audit import audit
+from tokenprior.config import EndpointSettings, EvaluateConfig, LearnConfig, LibrarySettings, PriorSettings
 from tokenprior.contrast import bundles, contrast, question_for
 from tokenprior.errors import TokenpriorError
 from tokenprior.evaluate import compare
-from tokenprior.experience import Experience, parse_id
+from tokenprior.experience import Effect, Experience, parse_id
 from tokenprior.group import Group
 from tokenprior.learn import LearnResult, learn
 from tokenprior.library import Bounds, Library
@@ -31,6 +33,7 @@ from tokenprior.models.scripted import ScriptedModel
 from tokenprior.operation import Add, Delete, Keep, Modify, parse_operations
 from tokenprior.prior import Rendering, TokenPrior
 from tokenprior.prompts.joint import parse_sentence
+from tokenprior.prove import Gate
 from tokenprior.reply import Malformed
 from tokenprior.revise import revise
 from tokenprior.reward import Reward
@@ -568,3 +571,135 @@ async def test_38_a_bundle_without_wanted_replies_is_contrasted_group_by_group()
     config = LearnConfig(groups_per_contrast=3)
     advantages = await contrast(groups, Library(), model=model, config=config, guard=LeakGuard([]))
     assert [advantage.groups for advantage in advantages] == [("q0",), ("q1",), ("q2",)]
+
+
+async def test_39_learning_the_gate_the_audit_and_evaluation_render_the_prior_alike_for_the_same_task(
+    tmp_path: Path,
+) -> None:
+    library = library_of(
+        "When a word is to be repeated, write it in small letters.",
+        "When birch or cedar is the word, mind the spelling.",
+        "When a delta is drawn, use three strokes.",
+        "When nothing was asked, say nothing.",
+    )
+    library = library.with_effects({"G2": Effect(mean=0.2, low=0.1, high=0.3, shrunk=0.15, tasks=50, rollouts=100)})
+    rendering = PriorSettings(relevant=2, core=1, tokens=80)
+    config = world.config(
+        epochs=1, group_size=1, gate="proven", prior=rendering, learn_from=("mixed", "all_fail", "all_success")
+    )
+    task = Task(id="t", question="Repeat: the word birch", answer="the word birch")
+    expected = TokenPrior.of(library, rendering.rendering, question=task.question)
+    assert expected.included == ("G2", "G0", "G1"), "the core, and what the question calls for"
+    asked: dict[str, set[str]] = {}
+
+    def script(request: Request) -> str:
+        if request.key.phase == "revise":
+            return '[{"op": "Delete", "id": "G3", "reason": "says nothing"}]'
+        return world.learner(request) if request.key.phase == "contrast" else world.policy(request)
+
+    model = ScriptedModel(script)
+    with open_store(tmp_path / "s.db") as store:
+        record = store.open_run("r-1", name="r", kind="learn", config={})
+        common = {"agent": world.agent(model), "verifier": world.SmallLetters(), "record": record}
+        gate = Gate(tasks=[task], agent=world.agent(model))
+        await learn([task], model=model, config=config, gate=gate, start=library, **common)  # type: ignore[arg-type]
+        await audit([task], library, config=config.model_copy(update={"seed": 3}), rollouts=2, **common)  # type: ignore[arg-type]
+        await compare(
+            [task],
+            {"no prior": Library(), "l": library},
+            config=EvaluateConfig(prior=rendering),
+            **common,  # type: ignore[arg-type]
+        )
+        record.close("done")
+    for request in model.requests:
+        asked.setdefault(request.key.phase, set()).add(request.messages[0].content)
+    conditioned = expected.conditioned("Do what is asked.")
+    assert asked["rollout"] == {conditioned}
+    assert asked["gate"] == {conditioned}, "without G3, which it is not shown, the candidate reads the same to it"
+    assert asked["evaluate"] == {"Do what is asked.", conditioned}
+    for half in asked["audit"]:  # both halves of one library, each rendered as if it were all there is
+        shown = {e.id for e in library if f"[{e.id}]" in half}
+        assert half == TokenPrior.of(library.only(shown), rendering.rendering, question=task.question).conditioned(
+            "Do what is asked."
+        )
+
+
+async def test_40_practice_and_gate_tasks_are_attempted_apart_and_only_practice_teaches(tmp_path: Path) -> None:
+    model = ScriptedModel(lambda r: world.policy(r) if r.key.phase in ("rollout", "gate") else world.learner(r))
+    every = world.tasks(16)
+    with open_store(tmp_path / "s.db") as store:
+        record = store.open_run("r-1", name="r", kind="learn", config={})
+        cold = world.agent(model).at(0.3)
+        await learn(
+            every[:4],
+            agent=world.agent(model),
+            verifier=world.SmallLetters(),
+            model=model,
+            record=record,
+            config=world.config(epochs=1, gate="proven", inclusion_pairs=1),
+            gate=Gate(tasks=every[4:], agent=cold),
+        )
+        record.close("done")
+    tasks = {phase: {r.key.task for r in model.requests if r.key.phase == phase} for phase in ("rollout", "gate")}
+    assert tasks == {"rollout": {t.id for t in every[:4]}, "gate": {t.id for t in every[4:]}}
+    assert {r.temperature for r in model.requests if r.key.phase == "gate"} == {0.3}, "as it will be used"
+    learned = [r for r in model.requests if r.key.phase in ("contrast", "revise")]
+    assert learned
+    assert not [task.id for task in every[4:] if task.question in world.texts(learned)]
+
+
+async def test_41_what_was_learned_on_noise_is_kept_apart_from_what_ships(tmp_path: Path) -> None:
+    def noise(request: Request) -> str:
+        if request.key.phase not in ("rollout", "gate"):
+            return world.learner(request)
+        word = request.messages[-1].content.removeprefix("Repeat: ")
+        return word if world.chance(request.seed, word, request.messages[0].content) < 0.5 else "?"
+
+    model = ScriptedModel(noise)
+    every = world.tasks(28)
+    with open_store(tmp_path / "s.db") as store:
+        record = store.open_run("r-1", name="r", kind="learn", config={})
+        result = await learn(
+            every[:8],
+            agent=world.agent(model),
+            verifier=world.SmallLetters(),
+            model=model,
+            record=record,
+            config=world.config(gate="proven"),
+            gate=Gate(tasks=every[8:], agent=world.agent(model)),
+        )
+        record.close("done")
+        trials = [t for report in result.steps for t in report["trials"]]
+        assert trials, "something was learned, and tried"
+        assert all(t["sentence"] and t["p"] > t["level"] for t in trials)
+        assert len(result.library) == 0
+        assert store.library("r-1") == result.library, "nothing was learned: an honest outcome"
+
+
+async def test_42_the_same_seed_gives_the_same_trials_and_effects_at_any_order_of_replies(tmp_path: Path) -> None:
+    outcomes = set()
+    for seed in range(3):
+        rng = random.Random(seed)
+
+        async def slow(request: Request, rng: random.Random = rng) -> str:
+            await asyncio.sleep(rng.random() / 200)
+            return world.policy(request) if request.key.phase in ("rollout", "gate") else world.learner(request)
+
+        model = ScriptedModel(slow)
+        every = world.tasks(20)
+        with open_store(tmp_path / f"{seed}.db") as store:
+            record = store.open_run("r-1", name="r", kind="learn", config={})
+            result = await learn(
+                every[:8],
+                agent=world.agent(model),
+                verifier=world.SmallLetters(),
+                model=model,
+                record=record,
+                config=world.config(gate="proven", inclusion_pairs=1),
+                gate=Gate(tasks=every[8:], agent=world.agent(model)),
+            )
+            record.close("done")
+        outcomes.add(result.library.dumps() + json.dumps(result.steps, sort_keys=True))
+        assert any(report["trials"] for report in result.steps)
+        assert any(report["effects"] for report in result.steps)
+    assert len(outcomes) == 1

@@ -102,13 +102,15 @@ def estimate(observations: Sequence[Observation], ids: Mapping[str, int]) -> dic
             made[i] = (means[place], error, error * wide)
     # What is left of the scatter of the estimates when that of chance is taken out: how far true effects lie apart.
     spread = max(0.0, sum(mean**2 - error**2 for mean, error, _ in made.values()) / max(1, len(made)))
+    rewards = [reward for one in observations for _, reward in one.attempts]
+    most = max(rewards) - min(rewards)  # no effect is larger than rewards lie apart
     effects: dict[str, Effect] = {}
     for i, (mean, error, reach) in made.items():
         seen = [o for o in observations if o.step >= ids[i] and len({i in included for included, _ in o.attempts}) > 1]
         effects[i] = Effect(
             mean=mean,
-            low=mean - reach,
-            high=mean + reach,
+            low=max(mean - reach, -most),
+            high=min(mean + reach, most),
             shrunk=mean * spread / (spread + error**2) if spread else 0.0,
             tasks=len({o.task for o in seen}),
             rollouts=sum(len(o.attempts) for o in seen),

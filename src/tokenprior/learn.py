@@ -295,6 +295,7 @@ def step_report(
 ) -> dict[str, Any]:
     """The figures of a step as a JSON value. Failed and unscored attempts are counted apart from the mean."""
     values = [value for group in groups for value in group.rewards_G]
+    whole = [value for group in groups for value in _on_policy(group, config)]
     kinds = Counter(g.kind(success_at=config.success_at, threshold=config.contrast_threshold) for g in groups)
     failures = Counter(r.failure.kind for group in groups for r in group.rollouts if r.failure)
     drops = Counter(_reason_class(drop.reason) for advantage in advantages for drop in advantage.drops)
@@ -305,7 +306,7 @@ def step_report(
         "epoch": step.epoch,
         "tasks": len(groups),
         "rollouts": sum(len(group.rollouts) for group in groups),
-        "mean": sum(values) / len(values) if values else None,
+        "mean": sum(whole) / len(whole) if whole else None,
         "scored": len(values),
         "unscored": sum(group.unscored for group in groups),
         "failed": dict(sorted(failures.items())),
@@ -315,6 +316,12 @@ def step_report(
         "refused": dict(sorted(Counter(_reason_class(refused.reason) for refused in applied.refused).items())),
         "drops": dict(sorted(drops.items())),
     }
+
+
+def _on_policy(group: Group, config: LearnConfig) -> list[float]:
+    """The rewards of the attempts that saw all there was to see, as it would be used; all if none did."""
+    whole = group.rewards[: max(0, config.group_size - 2 * config.inclusion_pairs)] or group.rewards
+    return [reward.value for reward in whole if reward.value is not None]
 
 
 def _reason_class(reason: str) -> str:
