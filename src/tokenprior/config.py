@@ -88,7 +88,8 @@ class LearnConfig(Settings):
         gate: what a library has to show on gate tasks before it ships. `none` ships whatever was learned, as in the
             paper; `no-harm` what did no worse than the one before; `proven` what did better beyond chance.
         gate_k: attempts at each gate task.
-        gate_error: the chance, over a whole run, that `proven` ships something that helps nothing.
+        gate_error: the chance, over a whole run, that `proven` ships something that helps nothing. The tests are
+            one-sided, so 0.025 is what is usual at 5% on both sides.
         gate_parts: whether the changes of a candidate that does not ship are tried in two parts.
         library: the bounds of the library.
         seed: of the order of tasks and of sampling, where a model takes one.
@@ -116,7 +117,7 @@ class LearnConfig(Settings):
     inclusion_pairs: Annotated[int, Field(ge=0)] = 1
     gate: Literal["none", "no-harm", "proven"] = "proven"
     gate_k: Count = 2
-    gate_error: Annotated[float, Field(gt=0.0, le=0.5)] = 0.05
+    gate_error: Annotated[float, Field(gt=0.0, le=0.5)] = 0.025
     gate_parts: bool = True
     library: LibrarySettings = LibrarySettings()
     seed: int = 0
