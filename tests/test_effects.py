@@ -343,6 +343,23 @@ async def test_a_run_cut_between_its_steps_estimates_as_one_that_was_not(tmp_pat
     assert await planted(tmp_path / "s.db", epochs=2) == whole
 
 
+async def test_a_reworded_lesson_is_measured_anew_from_the_step_after(tmp_path: Path) -> None:
+    modify = {"op": "Modify", "id": "G0", "name": "", "text": GOOD, "reason": "planned"}
+    plan = {0: [modify], 1: []}
+    result, _ = await gated(
+        tmp_path / "s.db",
+        plan,
+        Toy(seed=3),
+        practice=12,
+        gate_tasks=0,
+        start=library_of(IDLE),
+        gate="none",
+        inclusion_pairs=1,
+    )
+    assert texts(result.library) == [GOOD]
+    assert [report["effects"]["G0"]["rollouts"] for report in result.steps] == [12 * 4, 12 * 4]
+
+
 async def test_what_was_seen_of_other_words_does_not_count_when_a_half_that_ships_brings_the_old_words_back(
     tmp_path: Path,
 ) -> None:

@@ -163,6 +163,8 @@ def test_relevance_is_nothing_for_no_shared_word_and_more_for_rarer_ones() -> No
     scores = relevance("parcel depot", lessons)
     assert scores[1] > scores[3] > 0
     assert scores[0] == scores[2] == scores[4] == 0
+    rare, common, also = relevance("parcel depot", ["a depot opens", "a parcel leaves", "a parcel returns"])
+    assert rare > common == also > 0
     assert relevance("anything", []) == []
     assert relevance("anything", ["", "!"]) == [0.0, 0.0]
     assert relevance("PARCEL Depot parcel", lessons) == scores, "neither case nor repetition of the question counts"
