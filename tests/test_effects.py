@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import world
 from test_prove import BAD, FINE, GOOD, IDLE, Toy, add, gated, library_of, texts, trials
 from tokenprior.config import LearnConfig
-from tokenprior.effects import ENOUGH, Observation, estimate, halves, observed
+from tokenprior.effects import ENOUGH, Observation, estimate, halves, measure, observed
 from tokenprior.experience import Effect
 from tokenprior.group import Group
 from tokenprior.learn import group_priors
@@ -25,6 +25,7 @@ from tokenprior.operation import Add, Delete, Keep, Merge, Modify
 from tokenprior.reward import Reward
 from tokenprior.rollout import Rollout
 from tokenprior.store import open_store
+from tokenprior.task import Task
 
 pytestmark = pytest.mark.anyio
 
@@ -79,7 +80,7 @@ def test_one_step_and_another_give_a_lesson_other_columns() -> None:
 def test_a_group_keeps_its_size_and_pairs_come_last(size: int, pairs: int, whole: int) -> None:
     library = library_of(GOOD, BAD, IDLE, FINE)
     config = LearnConfig(group_size=size, inclusion_pairs=pairs)
-    priors = group_priors(library, world.tasks(1)[0], config, place=3, step=0)
+    priors = group_priors(library, world.tasks(1)[0], config, place=3)
     assert len(priors) == size
     assert [prior.included for prior in priors[:whole]] == [("G0", "G1", "G2", "G3")] * whole
     for one, other in zip(priors[whole::2], priors[whole + 1 :: 2], strict=True):
@@ -95,7 +96,7 @@ def test_small_batches_tell_lessons_apart_as_large_ones_do(batch: int) -> None:
     made = []
     for number, task in enumerate(world.tasks(40)):
         step, place = divmod(number, batch)
-        priors = group_priors(library, task, config, place=place, step=step)
+        priors = group_priors(library, task, config, place=step * batch + place)
         attempts = tuple((frozenset(prior.included), 0.5 * ("G1" in prior.included)) for prior in priors)
         made.append(Observation(task=task.id, step=step, attempts=attempts))
     found = estimate(made, since(3))
@@ -104,7 +105,7 @@ def test_small_batches_tell_lessons_apart_as_large_ones_do(batch: int) -> None:
 
 
 def test_an_empty_library_has_no_parts() -> None:
-    priors = group_priors(library_of(), world.tasks(1)[0], LearnConfig(inclusion_pairs=2), place=0, step=0)
+    priors = group_priors(library_of(), world.tasks(1)[0], LearnConfig(inclusion_pairs=2), place=0)
     assert {prior.text for prior in priors} == {""}
     assert len(priors) == 5
 
@@ -208,16 +209,25 @@ def test_too_few_tasks_say_nothing(count: int) -> None:
 
 
 def test_what_was_seen_of_a_lesson_before_it_got_its_words_does_not_count() -> None:
-    old = seen(2, 20, lambda task, part, _: 0.9 - 0.8 * ("G0" in part), step=0)
-    new = seen(2, 20, lambda task, part, _: 0.1 + 0.4 * ("G0" in part) + 0.2 * ("G1" in part), step=1)
-    found = estimate([*old, *new], {"G0": 1, "G1": 1})
-    assert found["G0"].mean == pytest.approx(0.4)
-    assert found["G1"].mean == pytest.approx(0.2)
-    assert found["G0"].rollouts == 60
-    both = estimate([*old, *new], {"G0": 0, "G1": 1})
-    assert -0.8 < both["G0"].mean < 0.4
-    assert (both["G0"].rollouts, both["G1"].rollouts) == (120, 60)
-    assert estimate(old, {"G0": 1, "G1": 1}) == {}
+    def group(task: Task, included: Sequence[str], reward: float) -> Group:
+        seen_by = [tuple(included), ()]
+        return Group(
+            task=task,
+            rollouts=tuple(
+                Rollout(task_id=task.id, index=i, messages=(), output="x", included=ids)
+                for i, ids in enumerate(seen_by)
+            ),
+            rewards=(Reward(value=reward), Reward(value=0.5)),
+        )
+
+    before, after = library_of(GOOD), library_of(BAD)
+    tasks = world.tasks(12)
+    old = observed([group(task, ["G0"], 1.0) for task in tasks], before, 0)
+    new = observed([group(task, ["G0"], 0.1) for task in tasks], after, 1)
+    assert measure(before, [*old, *new])["G0"].mean == pytest.approx(0.5)
+    assert measure(after, [*old, *new])["G0"].mean == pytest.approx(-0.4)
+    assert measure(after, [*old, *new])["G0"].rollouts == 24
+    assert measure(after, old) == {}
 
 
 def test_shrinking_never_overshoots_and_leaves_nothing_where_all_is_noise() -> None:
@@ -267,9 +277,10 @@ def test_only_groups_whose_scored_attempts_saw_different_things_are_observed() -
     alike = group((["G0"], 1.0), (["G0"], 0.0))
     half = group((["G0"], 1.0), ([], None), (["G0"], 0.0))
     differs = group((["G0"], 1.0), ([], 0.0), (["G0", "G1"], None))
-    found = observed([alike, half, differs], 4)
+    library = library_of(GOOD, BAD)
+    found = observed([alike, half, differs], library, 4)
     assert [(o.task, o.step, o.attempts) for o in found] == [
-        (task.id, 4, ((frozenset({"G0"}), 1.0), (frozenset(), 0.0)))
+        (task.id, 4, ((frozenset({library["G0"].key}), 1.0), (frozenset(), 0.0)))
     ]
 
 

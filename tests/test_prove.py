@@ -339,7 +339,7 @@ async def test_what_is_used_says_the_same_until_something_else_ships(tmp_path: P
     result, _ = await gated(
         tmp_path / "s.db",
         {0: []},
-        Toy({FINE: -0.15}),
+        Toy({FINE: -0.1}, seed=4),
         practice=16,
         start=start,
         inclusion_pairs=2,
@@ -596,7 +596,7 @@ async def test_of_two_halves_that_may_ship_under_no_harm_the_other_is_not_measur
     plan = {0: [add(FINE), add(BAD), add(GOOD), add(IDLE)]}
     agent = Toy({FINE: 0.4, BAD: 0.0, GOOD: 0.4, IDLE: 0.0, f"{BAD}\n[G2] {GOOD}": -1.2})
     result, _ = await gated(tmp_path / "s.db", plan, agent, gate="no-harm")
-    assert sorted(decision for _, _, decision in trials(result)) == ["open", "refused", "ships"]
+    assert sorted(decision for _, _, decision in trials(result)) == ["outdone", "refused", "ships"]
     assert not any("needed 0" in t["sentence"] for t in result.steps[0]["trials"]), result.steps[0]["trials"]
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from tokenprior.agents.base import Agent
 from tokenprior.attempt import attempt
 from tokenprior.config import LearnConfig
-from tokenprior.effects import Observation, estimate, halves, observed
-from tokenprior.errors import ConfigError
+from tokenprior.effects import ENOUGH, Observation, halves, measure, observed
+from tokenprior.errors import ConfigError, TokenpriorError
 from tokenprior.experience import Effect
 from tokenprior.flow import all_of
 from tokenprior.group import Group
@@ -68,16 +68,21 @@ async def audit(
         rollouts: the most to be made; those made by an earlier call with the same tasks and library count too.
 
     Raises:
-        ConfigError: no tasks, no lessons, or fewer than two rollouts.
+        ConfigError: no lessons, or too few tasks or rollouts for any effect to show.
+        TokenpriorError: no attempt could be scored.
         BudgetReached, ModelError, StoreError: what was done is kept, the same call goes on.
     """
-    if not tasks or not len(library) or rollouts < 2:
-        lack = "no tasks" if not tasks else "fewer than 2 rollouts" if len(library) else "the library is empty"
-        raise ConfigError(f"audit: {lack}: nothing can be measured")
-    tracker = tracker or Tracker(None, record.spent)
-    tracker.phase("audit", total=rollouts // 2 * 2)
     rendering = config.prior.rendering
     ids = TokenPrior.of(library, rendering).included
+    if not ids:
+        raise ConfigError("audit: the library is empty: nothing can be measured")
+    if min(len(tasks), rollouts // 2) < (least := len(ids) + ENOUGH):
+        raise ConfigError(
+            f"audit: {len(ids)} lessons cannot be told apart on {len(tasks)} tasks with {rollouts} rollouts: give at "
+            f"least {least} tasks and {2 * least} rollouts"
+        )
+    tracker = tracker or Tracker(None, record.spent)
+    tracker.phase("audit", total=rollouts // 2 * 2)
     order = random.Random(config.seed).sample(list(tasks), len(tasks))
     groups: list[Group] = []
     observations: list[Observation] = []
@@ -101,11 +106,16 @@ async def audit(
         fixed = frozenset(i for i in _settled(effects) if effects[i].mean > 0)
         batch = order[:left]
         made = await all_of(pair(task, row + place, varied, fixed) for place, task in enumerate(batch))
-        observations += observed(made, row // len(order))
+        observations += observed(made, library, row // len(order))
         groups += made
-        effects = estimate(observations, dict.fromkeys(ids, 0))
+        effects = measure(library, observations)
         left, row = left - len(batch), row + len(batch)
     attempts = [reward for group in groups for reward in group.rewards]
+    if not any(reward.is_scored for reward in attempts):
+        raise TokenpriorError(
+            f"audit: no attempt could be scored ({attempts[0].reason}): put the endpoint or the verifier right, and "
+            "the same command goes on"
+        )
     found = Audit(
         library=library.with_effects(effects),
         rollouts=len(attempts),

@@ -51,6 +51,12 @@ class PriorSettings(Settings):
     relevant: Count | None = None
     core: Annotated[int, Field(ge=0)] = 0
 
+    @model_validator(mode="after")
+    def _core_of_what(self) -> PriorSettings:
+        if self.core and self.relevant is None:
+            raise ValueError("core stands beside the relevant lessons: set relevant too")
+        return self
+
     @property
     def rendering(self) -> Rendering:
         return Rendering(tokens=self.tokens, relevant=self.relevant, core=self.core)

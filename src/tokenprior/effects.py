@@ -10,11 +10,12 @@ Departure from the paper: there every attempt sees the whole library, and no eff
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from tokenprior.experience import Effect
 from tokenprior.group import Group
+from tokenprior.library import Library
 from tokenprior.statistics import t_quantile
 
 ENOUGH = 4  # tasks beyond the number of experiences before an interval over tasks says anything
@@ -27,7 +28,8 @@ class Observation:
     Attributes:
         task: the task's id.
         step: of the run.
-        attempts: for each what was in its prompt, and its reward.
+        attempts: for each the keys of what was in its prompt, and its reward. A key names a lesson and its words, for
+            other words have another effect.
     """
 
     task: str
@@ -54,82 +56,90 @@ def halves(ids: Sequence[str], *, row: int, seed: str) -> tuple[frozenset[str], 
     return chosen, frozenset(ids) - chosen
 
 
-def observed(groups: Iterable[Group], step: int) -> tuple[Observation, ...]:
-    """The groups of a step in which scored attempts saw different things."""
+def observed(groups: Iterable[Group], library: Library, step: int) -> tuple[Observation, ...]:
+    """The groups of a step in which scored attempts saw different parts of a library."""
     found: list[Observation] = []
     for group in groups:
-        attempts = tuple((frozenset(r.included), w.value) for r, w in group.scored if w.value is not None)
+        attempts = tuple(
+            (frozenset(library[i].key for i in r.included), w.value) for r, w in group.scored if w.value is not None
+        )
         if len({included for included, _ in attempts}) > 1:
             found.append(Observation(task=group.task.id, step=step, attempts=attempts))
     return tuple(found)
 
 
-def estimate(observations: Sequence[Observation], ids: Mapping[str, int]) -> dict[str, Effect]:
+def measure(library: Library, observations: Sequence[Observation]) -> dict[str, Effect]:
+    """The effects by id of the experiences of a library, as they read now; see `estimate`."""
+    found = estimate(observations, [experience.key for experience in library])
+    return {experience.id: found[experience.key] for experience in library if experience.key in found}
+
+
+def estimate(observations: Sequence[Observation], keys: Collection[str]) -> dict[str, Effect]:
     """The effect of each experience that can be told from the others.
 
     Least squares of rewards on inclusion, both centred on their group, with a sandwich variance over tasks and
     Student's t, so that attempts at one task may depend on each other and lessons may help on some tasks only.
     Source: Liang and Zeger, Biometrika 73 (1986); shrinkage: Morris, JASA 78 (1983).
 
-    Args:
-        ids: each experience with the first step in which it had its present words.
-
     Returns:
-        Effects by id; without those that never varied, that always came and went with another, or for which there are
+        Effects by key; without those that never varied, that always came and went with another, or for which there are
         fewer than `ENOUGH` tasks more than experiences.
     """
-    rows = _centred(observations, ids)
-    varied = [i for i in ids if any(x.get(i) for _, x, _ in rows)]
+    rows = _centred(observations, keys)
+    varied = [key for key in keys if any(x[key] for _, x, _ in rows)]
     tasks = sorted({task for task, _, _ in rows})
     if len(tasks) < len(varied) + ENOUGH:
         return {}
-    inverse = _inverse([[sum(x.get(i, 0.0) * x.get(j, 0.0) for _, x, _ in rows) for j in varied] for i in varied])
-    moments = [sum(x.get(i, 0.0) * y for _, x, y in rows) for i in varied]
+    inverse = _inverse([[sum(x[i] * x[j] for _, x, _ in rows) for j in varied] for i in varied])
+    moments = [sum(x[i] * y for _, x, y in rows) for i in varied]
     means = [sum(a * b for a, b in zip(line, moments, strict=True)) for line in inverse]
     scores = {task: [0.0] * len(varied) for task in tasks}
     for task, x, y in rows:
-        residual = y - sum(mean * x.get(i, 0.0) for i, mean in zip(varied, means, strict=True))
+        residual = y - sum(mean * x[i] for i, mean in zip(varied, means, strict=True))
         for place, i in enumerate(varied):
-            scores[task][place] += residual * x.get(i, 0.0)
+            scores[task][place] += residual * x[i]
     freedom = len(tasks) - len(varied)
-    wide = t_quantile(0.975, freedom) * (len(tasks) / freedom) ** 0.5
-    made: dict[str, tuple[float, float, float]] = {}
+    few = (len(tasks) / freedom) ** 0.5  # residuals are smaller than the noise by what was fitted to it
+    made: dict[str, tuple[float, float]] = {}
     for place, i in enumerate(varied):
         line = inverse[place]
         variance = sum(sum(a * b for a, b in zip(line, score, strict=True)) ** 2 for score in scores.values())
         if line[place] < _ALIASED:
-            error = variance**0.5
-            made[i] = (means[place], error, error * wide)
+            made[i] = (means[place], variance**0.5 * few)
     # What is left of the scatter of the estimates when that of chance is taken out: how far true effects lie apart.
-    spread = max(0.0, sum(mean**2 - error**2 for mean, error, _ in made.values()) / max(1, len(made)))
+    spread = max(0.0, sum(mean**2 - error**2 for mean, error in made.values()) / max(1, len(made)))
     rewards = [reward for one in observations for _, reward in one.attempts]
     most = max(rewards) - min(rewards)  # no effect is larger than rewards lie apart
     effects: dict[str, Effect] = {}
-    for i, (mean, error, reach) in made.items():
-        seen = [o for o in observations if o.step >= ids[i] and len({i in included for included, _ in o.attempts}) > 1]
+    for i, (mean, error) in made.items():
+        seen = [o for o in observations if len({i in included for included, _ in o.attempts}) > 1]
+        reach = t_quantile(0.975, freedom) * error
         effects[i] = Effect(
-            mean=mean,
-            low=max(mean - reach, -most),
-            high=min(mean + reach, most),
-            shrunk=mean * spread / (spread + error**2) if spread else 0.0,
+            mean=_round(mean),
+            low=_round(max(mean - reach, -most)),
+            high=_round(min(mean + reach, most)),
+            shrunk=_round(mean * spread / (spread + error**2)) if spread else 0.0,
             tasks=len({o.task for o in seen}),
             rollouts=sum(len(o.attempts) for o in seen),
         )
     return effects
 
 
-def _centred(observations: Sequence[Observation], ids: Mapping[str, int]) -> list[tuple[str, dict[str, float], float]]:
-    """For each attempt its task, its inclusion of each id less the group's share of it, its reward less the mean."""
+def _round(value: float) -> float:
+    """Without the rounding errors of a sum, which are no effect."""
+    return round(value, 9) + 0.0
+
+
+def _centred(observations: Sequence[Observation], keys: Collection[str]) -> list[tuple[str, dict[str, float], float]]:
+    """For each attempt its task, its inclusion of each key less the group's share of it, its reward less the mean."""
     rows: list[tuple[str, dict[str, float], float]] = []
     for one in observations:
         count = len(one.attempts)
         mean = sum(reward for _, reward in one.attempts) / count
-        share = {
-            i: sum(i in included for included, _ in one.attempts) / count
-            for i, since in ids.items()
-            if one.step >= since
-        }
-        rows += [(one.task, {i: (i in included) - share[i] for i in share}, y - mean) for included, y in one.attempts]
+        share = {key: sum(key in included for included, _ in one.attempts) / count for key in keys}
+        rows += [
+            (one.task, {key: (key in included) - share[key] for key in keys}, y - mean) for included, y in one.attempts
+        ]
     return rows
 
 

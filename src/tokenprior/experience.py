@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from tokenprior.task import content_hash
+
 MAX_WORDS = 32  # Source: arXiv 2510.08191, the limit the paper's prompts set for one experience.
 
 _ID = re.compile(r"\[?\s*[Gg]?\s*(\d{1,9})\s*\]?\.?$")
@@ -30,7 +32,7 @@ class Provenance:
         reason: what the learning model gave as its reason.
         groups: ids of the tasks whose groups it was drawn from, over its whole life.
         rollouts: the attempts shown to the learning model, each `task_id#index`.
-        parents: ids of the experiences it was modified or merged from.
+        parents: ids of the experiences it was modified or merged from, over its whole life.
     """
 
     run: str = ""
@@ -115,6 +117,11 @@ class Experience:
     def line(self) -> str:
         """The lesson as it stands in a prompt: name and text in one line."""
         return f"{self.name}: {self.text}" if self.name else self.text
+
+    @property
+    def key(self) -> str:
+        """Names the lesson as it reads: another one once it is reworded."""
+        return f"{self.id}/{content_hash(self.line)[:8]}"
 
     @property
     def support(self) -> int:

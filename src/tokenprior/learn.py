@@ -24,10 +24,9 @@ from tokenprior.agents.base import Agent
 from tokenprior.attempt import attempt
 from tokenprior.config import LearnConfig
 from tokenprior.contrast import bundles, contrast
-from tokenprior.effects import Observation, estimate, halves, observed
+from tokenprior.effects import halves, measure, observed
 from tokenprior.epoch import Step, plan_steps
 from tokenprior.errors import BudgetReached, ConfigError, ModelError, TokenpriorError
-from tokenprior.experience import Experience
 from tokenprior.flow import all_of
 from tokenprior.group import Group
 from tokenprior.library import Library
@@ -141,11 +140,12 @@ class _Loop:
         config, run = self.config, self.record.run
         groups, advantages = await self._groups(step, stands.library)
         _require_progress(groups, advantages, config)
-        seen = observed(groups, step.index)
+        seen = observed(groups, stands.library, step.index)
         self.tracker.change(phase="library update")
-        known = _measured(stands.library, [o for end in ends for o in end.observations] + list(seen), run)
-        harmful = [Delete(id=e.id, reason=f"measured: {e.effect}") for e in known if e.effect and e.effect.hurts]
-        pruned = known.only([e.id for e in known if not (e.effect and e.effect.hurts)])
+        effects = measure(stands.library, [*(o for end in ends for o in end.observations), *seen])
+        known = stands.library.with_effects(effects)
+        harmful = [Delete(id=i, reason=f"measured: {effect}") for i, effect in effects.items() if effect.hurts]
+        pruned = known.only([e.id for e in known if e.id not in effects or not effects[e.id].hurts])
         revision = await revise(
             pruned,
             advantages,
@@ -159,10 +159,12 @@ class _Loop:
         figures = [figure for end in ends for figure in end.report.get("trials", ())]
         trials = await self._trials(applied.library, stands.shipped, figures, steps_left)
         library, shipped = _outcome(applied.library, pruned, stands.shipped, trials, gated=config.gate != "none")
-        shipped = shipped.with_effects({e.id: e.effect for e in known if e.effect and _says(shipped, e)})
+        if config.prior.tokens is None and not config.prior.core:
+            # Where worth decides which lessons find room, what ships keeps the worth that it was tried with.
+            shipped = shipped.refreshed(known.refreshed(applied.library))
         report = step_report(step, groups, advantages, replace(revision, applied=applied), config)
         report |= {
-            "effects": {e.id: asdict(e.effect) for e in known if e.effect},
+            "effects": {i: asdict(effect) for i, effect in effects.items()},
             "trials": [trial.to_json() for trial in trials],
             "experiences": len(library),
             "library_version": library.version,
@@ -180,7 +182,7 @@ class _Loop:
         async def attempted(task: Task) -> Group:
             return await attempt(
                 task,
-                group_priors(library, task, config, place=places[task.id], step=step.index),
+                group_priors(library, task, config, place=step.index * len(step.tasks) + places[task.id]),
                 agent=self.agent,
                 verifier=self.verifier,
                 shelf=self.record,
@@ -222,31 +224,20 @@ class _Loop:
         )
 
 
-def group_priors(library: Library, task: Task, config: LearnConfig, *, place: int, step: int) -> list[TokenPrior]:
+def group_priors(library: Library, task: Task, config: LearnConfig, *, place: int) -> list[TokenPrior]:
     """What each of the G attempts of a group sees: the whole library, and in the last of them pairs of parts.
 
     Args:
-        place: of the task in its step; the design goes on from task to task.
-        step: gives the experiences other columns of the design.
+        place: of the task in the run; the design goes on from task to task and from step to step.
     """
     rendering = config.prior.rendering
     whole = TokenPrior.of(library, rendering, question=task.question)
     pairs = min(config.inclusion_pairs, config.group_size // 2) if whole.included else 0
     priors = [whole] * (config.group_size - 2 * pairs)
     for pair in range(pairs):
-        for part in halves(whole.included, row=place * pairs + pair, seed=f"{config.seed}/{step}"):
+        for part in halves(whole.included, row=place * pairs + pair, seed=f"{config.seed}/{library.version}"):
             priors.append(TokenPrior.of(library.only(part), rendering, question=task.question))
     return priors
-
-
-def _measured(library: Library, observations: Sequence[Observation], run: str) -> Library:
-    """The library with what is known of its experiences by now: of their present words, so from the step after."""
-    since = {e.id: e.provenance.step + 1 if e.provenance.run == run else 0 for e in library}
-    return library.with_effects(estimate(observations, since))
-
-
-def _says(library: Library, experience: Experience) -> bool:
-    return experience.id in library and library[experience.id].line == experience.line
 
 
 def _outcome(
@@ -256,10 +247,12 @@ def _outcome(
     proven = next((trial.candidate for trial in trials if trial.decision == "ships"), None)
     if proven is not None:
         return proven, proven
-    if not gated or candidate.version == shipped.version:
+    if not gated:
         return candidate, candidate
     if any(trial.part == "whole" and trial.decision == "refused" for trial in trials):
-        return before.with_changes(candidate, ()), shipped
+        # A second look may refuse what the step began with.
+        back = shipped if before.version == candidate.version else before
+        return back.with_changes(candidate, ()), shipped
     return candidate, shipped
 
 

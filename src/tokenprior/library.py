@@ -141,6 +141,11 @@ class Library:
         measured = [replace(e, effect=effects[e.id]) if e.id in effects else e for e in self]
         return replace(self, experiences=tuple(measured))
 
+    def refreshed(self, newer: Library) -> Library:
+        """The same words, with what a newer library knows of where they came from and what they do."""
+        known = {experience.key: experience for experience in newer}
+        return replace(self, experiences=tuple(known.get(e.key, e) for e in self))
+
     def only(self, ids: Collection[str]) -> Library:
         """The experiences of those ids, in their order."""
         return replace(self, experiences=tuple(e for e in self if e.id in ids))
@@ -331,7 +336,7 @@ class _Work:
             reason=operation.reason,
             groups=tuple(dict.fromkeys([*(g for p in before for g in p.groups), *groups])),
             rollouts=tuple(dict.fromkeys([*(r for p in before for r in p.rollouts), *rollouts])),
-            parents=parents,
+            parents=tuple(dict.fromkeys([*parents, *(parent for p in before for parent in p.parents)])),
         )
         name = operation.name or old.name
         return replace(old, name=name, text=operation.text, provenance=provenance, effect=None)

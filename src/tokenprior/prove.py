@@ -4,9 +4,10 @@ Order of events: candidate and current library attempt every gate task, side by 
 attempted again; the differences of the task means decide. A candidate that does not ship is tried in two parts, so
 that one bad lesson does not cost the good ones. Every trial is a fact with its figures, whatever came out of it.
 
-The error rate of a run is that of all its trials together. Each trial is a one-sided test at a level of its own; a
-level is spent when the trial ships nothing, and given back when it does, since a gain that is there is no error. So a
-run in which nothing helps ships something with at most `gate_error` chance, however many steps it has.
+The error rate of a run is that of all its trials together. Each trial is a one-sided test at a level of its own; the
+level is spent where the test finds nothing, and given back where it does, since a gain that is there is no error. So a
+run in which nothing helps ships something with at most `gate_error` chance, however many steps it has: a sum over its
+trials, which holds though they share gate tasks and attempts, as each test by itself keeps its level.
 Source: the fallback procedure, Wiens and Dmitrienko, Journal of Biopharmaceutical Statistics 15 (2005).
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from tokenprior.agents.base import Agent
@@ -32,7 +34,8 @@ from tokenprior.trial import Decision, Trial
 from tokenprior.verifiers.base import Verifier
 
 RESAMPLES = 2_000
-SCORED = 0.8  # the share of gate tasks that have to be scored on both sides before anything is proven
+SCORED = 0.8  # the share of attempts that have to be scored on both sides before anything ships
+MOST_LOOKS = 4  # at one candidate; its attempts add up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +73,16 @@ async def prove(
             with each trial of a candidate there are `gate_k` attempts more at each task. Parts are tried once.
 
     Returns:
-        The trials; none if the candidate reads just like the current library.
+        The trials; none if the candidate reads just like the current library, or was looked at `MOST_LOOKS` times.
 
     Raises:
         ModelError, BudgetReached, StoreError: what was done is kept, the same call goes on.
     """
 
-    k = config.gate_k * (1 + tried.get(candidate.version, 0))
+    looks = tried.get(candidate.version, 0)
+    if candidate.version == current.version or looks >= MOST_LOOKS:
+        return ()
+    k = config.gate_k * (1 + looks)
 
     async def one(task: Task, library: Library) -> Group:
         return await attempt(
@@ -100,10 +106,8 @@ async def prove(
             for (part, library), these in zip(libraries, groups, strict=True)
         ]
 
-    if candidate.version == current.version:
-        return ()
     parts: list[tuple[str, Library]] = []
-    if config.gate_parts and candidate.version not in tried:
+    if config.gate_parts and not looks:
         parts = [part for part in _parts(candidate, current) if part[1].version not in tried]
     (whole,) = await compared([("whole", candidate)], level / 2 if parts else level)
     if whole.decision == "ships" or not parts:
@@ -111,7 +115,7 @@ async def prove(
     trials = await compared(parts, level / 2 / len(parts))
     # Of two that may ship the one with the larger gain does; together they were tried before, and did not.
     best = max(trials, key=lambda trial: (trial.decision == "ships", trial.gain.mean))
-    return (whole, *(t if t is best or t.decision != "ships" else replace(t, decision="open") for t in trials))
+    return (whole, *(t if t is best or t.decision != "ships" else replace(t, decision="outdone") for t in trials))
 
 
 def decide(
@@ -129,8 +133,15 @@ def decide(
     Raises:
         TokenpriorError: no task was scored on both sides, which is an outage and no result.
     """
-    pairs = zip(groups, baseline, strict=True)
-    differences = [here.mean - there.mean for here, there in pairs if here.mean is not None and there.mean is not None]
+    differences: list[float] = []
+    scored = 0
+    for here, there in zip(groups, baseline, strict=True):
+        # Attempt by attempt: means over different numbers of attempts differ lopsidedly even between equals.
+        pairs = [(w.value, o.value) for w, o in zip(here.rewards, there.rewards, strict=True)]
+        both = [w - o for w, o in pairs if w is not None and o is not None]
+        scored += len(both)
+        if both:
+            differences.append(fmean(both))
     if not differences:
         raise TokenpriorError(
             "no gate task was scored both with the candidate and without: put the endpoint or the verifier right, and "
@@ -138,12 +149,11 @@ def decide(
         )
     gain = bootstrap_mean(differences, resamples=RESAMPLES, seed=config.seed)
     p = sign_flip(differences, side="greater", seed=config.seed)
-    proven = p <= level and len(differences) >= SCORED * len(groups)
-    if config.gate == "no-harm":
-        level = 0.0
-        decision: Decision = "ships" if gain.mean >= 0 else "refused"
-    else:
-        decision = "ships" if proven else "open" if gain.mean >= 0 else "refused"
+    share = scored / sum(len(group.rewards) for group in groups)
+    asks_proof = config.gate == "proven"
+    decision: Decision = "open" if gain.mean >= 0 else "refused"
+    if decision == "open" and share >= SCORED and (p <= level or not asks_proof):
+        decision = "ships"
     return Trial(
         candidate=candidate,
         against=current.version,
@@ -151,12 +161,13 @@ def decide(
         decision=decision,
         gain=gain,
         p=p,
-        level=level,
+        level=level if asks_proof else 0.0,
+        scored=share,
         wins=sum(difference > 0 for difference in differences),
         losses=sum(difference < 0 for difference in differences),
         ties=sum(difference == 0 for difference in differences),
         missing=len(groups) - len(differences),
-        needed=tasks_needed(differences) if gain.mean > 0 else None,
+        needed=tasks_needed(differences, level=min(1.0, 2 * level)) if asks_proof and gain.mean > 0 else None,
     )
 
 

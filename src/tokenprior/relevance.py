@@ -13,6 +13,14 @@ from collections.abc import Sequence
 from tokenprior.experience import words
 
 K1, B = 1.2, 0.75
+# Words that hold English sentences together concern no task. In other languages the rarity of a word has to do.
+# fmt: off
+FUNCTION_WORDS = {
+    "a", "an", "and", "any", "are", "as", "asked", "at", "be", "by", "for", "from", "give", "given", "have", "if", "in",
+    "into", "is", "it", "its", "not", "of", "on", "or", "so", "task", "than", "that", "the", "their", "then", "there",
+    "this", "to", "use", "was", "were", "what", "when", "where", "which", "who", "will", "with", "you", "your",
+}
+# fmt: on
 
 
 def relevance(question: str, lessons: Sequence[str]) -> list[float]:
@@ -20,7 +28,7 @@ def relevance(question: str, lessons: Sequence[str]) -> list[float]:
     documents = [Counter(words(lesson)) for lesson in lessons]
     mean_length = sum(document.total() for document in documents) / max(1, len(documents)) or 1.0
     holding = Counter(word for document in documents for word in document)
-    asked = set(words(question))
+    asked = set(words(question)) - FUNCTION_WORDS
     scores: list[float] = []
     for document in documents:
         damping = K1 * (1 - B + B * document.total() / mean_length)

@@ -9,8 +9,9 @@ from tokenprior.library import Library
 from tokenprior.statistics import Interval
 
 # `ships`: it replaces the current library. `open`: it did no worse, but that it did better is not proven; learning goes
-# on from it. `refused`: it did worse; learning goes back to where the step began.
-Decision = Literal["ships", "open", "refused"]
+# on from it. `refused`: it did worse; learning goes back to where the step began. `outdone`: it could ship, but the
+# other half of the changes gained more.
+Decision = Literal["ships", "open", "refused", "outdone"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +26,10 @@ class Trial:
         gain: mean of the differences of task means, with its 95% interval.
         p: chance of a gain as large if the candidate were no better.
         level: what `p` had to stay within; 0 where the rule asks for no proof.
+        scored: the share of attempts that were scored on both sides, 0.0 to 1.0.
         wins, losses, ties: tasks by the sign of their difference.
-        missing: tasks left out, because no attempt of one side was scored.
-        needed: about how many gate tasks would prove a gain this large; `None` if there is none.
+        missing: tasks left out, because no attempt was scored on both sides.
+        needed: about how many gate tasks would prove a gain this large; `None` if there is none, or none is asked for.
     """
 
     candidate: Library
@@ -37,6 +39,7 @@ class Trial:
     gain: Interval
     p: float
     level: float
+    scored: float
     wins: int
     losses: int
     ties: int
@@ -56,6 +59,11 @@ class Trial:
                 return f"{name} ships: {figures}, p = {self.p:.2g} within {self.level:.2g}."
             case "ships":
                 return f"{name} ships, for it did no worse: {figures}."
+            case "outdone":
+                return f"{name} did well too, but the other part gained more: {figures}."
+            case "open" if self.p <= self.level or not self.level:
+                share = f"only {self.scored:.0%} of the attempts were scored on both sides"
+                return f"{name} cannot ship, for {share}: {figures}."
             case "open":
                 more = f"; about {self.needed} gate tasks would prove a gain this large" if self.needed else ""
                 return f"{name} is not proven: {figures}, p = {self.p:.2g}, needed {self.level:.2g}{more}."
@@ -73,6 +81,7 @@ class Trial:
             "gain": {"mean": gain.mean, "low": gain.low, "high": gain.high, "tasks": gain.n},
             "p": self.p,
             "level": self.level,
+            "scored": self.scored,
             "wins": self.wins,
             "losses": self.losses,
             "ties": self.ties,

@@ -22,9 +22,12 @@ from tokenprior.models.scripted import ScriptedModel
 from tokenprior.session import read_tasks
 from tokenprior.store import open_store
 
-COMMANDS = (
-    "init learn evaluate compare audit runs show why diff history rollback pin export import doctor models".split()
-)  # noqa: SIM905
+# fmt: off
+COMMANDS = [
+    "init", "learn", "evaluate", "compare", "audit", "runs", "show", "why", "diff", "history", "rollback", "pin",
+    "export", "import", "doctor", "models",
+]
+# fmt: on
 LINE = "Small letters: When a word is to be repeated, write it in small letters."
 
 
