@@ -30,7 +30,8 @@ NOUNS = {
     "effects", "trial", "relevance",
 }  # fmt: skip
 VERBS = {
-    "attempt", "contrast", "revise", "prove", "learn", "evaluate", "audit", "tips", "ask", "flow", "forecast", "session",
+    "attempt", "contrast", "revise", "prove", "learn", "evaluate", "audit", "tips", "ask", "flow", "forecast",
+    "session",
 }  # fmt: skip
 FAMILIES = {"agents", "verifiers", "models", "tools", "prompts", "store", "exports"}
 DOORS = {"cli", "serve", "__main__"}

@@ -603,7 +603,8 @@ async def test_39_learning_the_gate_the_audit_and_evaluation_render_the_prior_al
         common = {"agent": world.agent(model), "verifier": world.SmallLetters(), "record": record}
         gate = Gate(tasks=[task], agent=world.agent(model))
         await learn([task], model=model, config=config, gate=gate, start=library, **common)  # type: ignore[arg-type]
-        await audit([task], library, config=config.model_copy(update={"seed": 3}), rollouts=2, **common)  # type: ignore[arg-type]
+        every = [task, *world.tasks(7)]
+        await audit(every, library, config=config.model_copy(update={"seed": 3}), rollouts=16, **common)  # type: ignore[arg-type]
         await compare(
             [task],
             {"no prior": Library(), "l": library},
@@ -612,7 +613,8 @@ async def test_39_learning_the_gate_the_audit_and_evaluation_render_the_prior_al
         )
         record.close("done")
     for request in model.requests:
-        asked.setdefault(request.key.phase, set()).add(request.messages[0].content)
+        if request.key.task == task.id:
+            asked.setdefault(request.key.phase, set()).add(request.messages[0].content)
     conditioned = expected.conditioned("Do what is asked.")
     assert asked["rollout"] == {conditioned}
     assert asked["gate"] == {conditioned}, "without G3, which it is not shown, the candidate reads the same to it"

@@ -526,6 +526,7 @@ def trial(candidate: Library, against: Library, decision: Any, part: str = "whol
         gain=Interval(mean=0.25, low=0.125, high=0.375, n=8),
         p=0.01,
         level=0.025,
+        scored=1.0,
         wins=4,
         losses=1,
         ties=3,
