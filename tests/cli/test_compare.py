@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,3 +122,17 @@ def test_a_mistake_is_one_line(home: Path, server: FakeOpenAI, arguments: list[s
     _, error = tokenprior("compare", "run.yaml", *arguments, cwd=home, code=2)
     assert problem in one_line(error)
     assert server.calls == 0
+
+
+def test_where_nothing_was_proven_it_names_the_lessons_that_wait(home: Path) -> None:
+    config = json.loads((home / "run.yaml").read_text())
+    config["tasks"]["split"] = {"practice": 10, "gate": 1, "held_out": 40}
+    config["learn"] = {"epochs": 1, "group_size": 3}
+    (home / "run.yaml").write_text(json.dumps(config))
+    learned, _ = tokenprior("learn", "run.yaml", cwd=home)
+    assert "Nothing was proven" in learned
+    said, noted = tokenprior("compare", "run.yaml", cwd=home)
+    assert "learned puts the same words before the agent as no prior" in said
+    (arm,) = re.findall(r"add --arm (waiting=\S+)", noted)
+    said, _ = tokenprior("compare", "run.yaml", "--arm", arm, cwd=home)
+    assert "waiting helps: +" in said

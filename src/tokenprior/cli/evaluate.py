@@ -87,6 +87,14 @@ async def _compared(config: Config, arms: dict[str, Library], controls: list[Con
                 if record.state != "done":
                     print(f"note: run {record.id} is {record.state}; this is its library so far", file=sys.stderr)
                 arms = {"learned": opened.store.library(record.id)}
+                ends = opened.store.rows("steps", record.id)
+                waiting = ends[-1]["library_version"] if ends else ""
+                if ends and not len(arms["learned"]) and waiting != arms["learned"].version:
+                    print(
+                        f"note: nothing was proven yet, so no lesson is in use; for those that wait add "
+                        f"--arm waiting={record.id}:{waiting}",
+                        file=sys.stderr,
+                    )
             return await opened.compare(arms, controls=[control.value for control in controls])
 
 
