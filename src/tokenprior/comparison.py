@@ -14,12 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean, variance
 from typing import Any, Literal
 
 from tokenprior.arm import ArmReport, Design, interval_json
 from tokenprior.operation import shorten
 from tokenprior.sequential import confidence_sequence, e_value
-from tokenprior.statistics import Interval, bootstrap_mean, detectable_gain, holm, sign_flip, tasks_needed
+from tokenprior.statistics import (
+    Interval,
+    attempts_needed,
+    bootstrap_mean,
+    detectable_gain,
+    holm,
+    sign_flip,
+    tasks_needed,
+)
 
 LEVEL = 0.05  # of a wrong "helps" or "hurts" in a whole comparison
 ONE_ANSWER = 0.9  # an arm that gives one answer this often has learned the answer, not the way to it
@@ -42,6 +51,7 @@ class Difference:
         detectable: the smallest gain that so many tasks find in 4 of 5 tries; `None` where it cannot be told.
         tasks_needed: so many tasks, all done before one looks, would find a gain as large as this one in 4 of 5 tries;
             `None` where it cannot be told.
+        attempts_needed: so many attempts at each of these tasks would; `None` where no number would, or none was seen.
         stopped_after: tasks done and tasks there are, where the comparison stopped early.
         sequential: whether `p` is of a comparison that may stop early, and `gain` a confidence sequence.
         same_words: whether both arms put the same words before a task: one experiment, and no difference to find.
@@ -59,6 +69,7 @@ class Difference:
     p_adjusted: float | None = None
     detectable: float | None = None
     tasks_needed: int | None = None
+    attempts_needed: int | None = None
     stopped_after: tuple[int, int] | None = None
     sequential: bool = False
     same_words: bool = False
@@ -119,7 +130,10 @@ class Difference:
         more = (self.tasks_needed or 0) - self.gain.n
         if more > 0:
             about = "at least about" if self.sequential else "about"
-            parts.append(f"{about} {more:,} more task{'s' if more > 1 else ''} would settle a difference this large")
+            rather = f", or {self.attempts_needed:,} attempts at each of these" if self.attempts_needed else ""
+            parts.append(
+                f"{about} {more:,} more task{'s' if more > 1 else ''}{rather} would settle a difference this large"
+            )
         if self.detectable is not None:
             tasks = "this one task" if self.gain.n == 1 else f"these {self.gain.n} tasks"
             parts.append(f"with {tasks} only one of {self.detectable:.3f} or more could be seen")
@@ -261,7 +275,18 @@ def _paired(report: ArmReport, baseline: ArmReport, design: Design, *, compared:
         p=sign_flip(values, seed=design.seed),
         detectable=detectable_gain(values, level=level),
         tasks_needed=tasks_needed(values, level=level),
+        attempts_needed=attempts_needed(values, _noise(report.tasks, baseline.tasks), design.k, level=level),
     )
+
+
+def _noise(here: Rewards, there: Rewards) -> float:
+    """The variance of a task's difference that comes from chance between its attempts; 0 where none shows."""
+    made: list[float] = []
+    for task, rewards in here.items():
+        sides = [[r for r in side if r is not None] for side in (rewards, there.get(task, ()))]
+        if all(len(side) > 1 for side in sides):
+            made.append(sum(variance(side) / len(side) for side in sides))
+    return fmean(made) if made else 0.0
 
 
 def _warning(difference: Difference, report: ArmReport, constant: tuple[str, float] | None) -> str:
@@ -291,6 +316,7 @@ def _difference_json(difference: Difference) -> dict[str, Any]:
         "p_adjusted": difference.p_adjusted,
         "detectable": difference.detectable,
         "tasks_needed": difference.tasks_needed,
+        "attempts_needed": difference.attempts_needed,
         "warning": difference.warning,
         "verdict": difference.verdict,
     }

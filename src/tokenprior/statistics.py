@@ -196,6 +196,33 @@ def tasks_needed(differences: Sequence[float], *, power: float = 0.8, level: flo
     return many
 
 
+def attempts_needed(
+    differences: Sequence[float], noise: float, attempts: int, *, power: float = 0.8, level: float = 0.05
+) -> int | None:
+    """How many attempts at each of these tasks show, with `power`, a gain or loss as large as the mean of these.
+
+    More attempts take away what scatters between attempts at one task, and nothing of what lies between tasks.
+    Source: Bloom, "Minimum Detectable Effects", Evaluation Review 19 (1995); variance components as in Miller, "Adding
+    Error Bars to Evals", arXiv 2411.00640 (2024), section 3.
+
+    Args:
+        noise: the part of the differences' variance that is chance between attempts: the mean over tasks of the
+            variance of a difference of two means of `attempts`.
+        attempts: at each task so far, in each arm.
+
+    Returns:
+        None below two differences, where their mean is 0, and where the tasks differ too much for any number.
+    """
+    if len(differences) < 2 or not any(differences):
+        return None
+    mean = abs(math.fsum(differences)) / len(differences)
+    allowed = len(differences) * (mean / _standard_errors(len(differences), power, level)) ** 2
+    between = max(0.0, _spread(differences) ** 2 - noise)
+    if noise <= 0 or allowed <= between:
+        return None
+    return max(1, math.ceil(attempts * noise / (allowed - between)))
+
+
 @cache
 def t_quantile(p: float, df: float) -> float:
     """The quantile of Student's t distribution with `df` degrees of freedom, by bisection on its exact tail.

@@ -17,6 +17,7 @@ from scipy import stats
 
 from tokenprior.statistics import (
     Interval,
+    attempts_needed,
     bootstrap_mean,
     detectable_gain,
     holm,
@@ -340,3 +341,28 @@ def test_a_hair_of_a_gain_needs_more_tasks_than_there_are_and_says_how_many() ->
     needed = tasks_needed([1.0, -1.0 + 2e-7])
     assert needed is not None
     assert needed > 10**14
+
+
+def test_attempts_needed_is_what_a_simulation_needs() -> None:
+    """Tasks alike, so that all scatter is between attempts: then more attempts do what more tasks would."""
+    rng = random.Random(3)
+
+    def differences(k: int) -> list[float]:
+        return [sum((rng.random() < 0.6) - (rng.random() < 0.5) for _ in range(k)) / k for _ in range(60)]
+
+    noise = (0.6 * 0.4 + 0.5 * 0.5) / 2
+    sample = differences(2)
+    shift = 0.1 - sum(sample) / len(sample)  # a sample whose mean is the truth
+    needed = attempts_needed([value + shift for value in sample], noise, 2)
+    assert needed is not None
+    assert 4 <= needed <= 10
+    found = sum(sign_flip(differences(needed)) <= 0.05 for _ in range(300)) / 300
+    assert 0.7 <= found <= 0.95
+
+
+def test_no_number_of_attempts_makes_up_for_tasks_that_differ() -> None:
+    apart = [1.0, -0.9] * 20
+    assert attempts_needed(apart, 0.01, 2) is None
+    assert attempts_needed([0.5], 0.1, 2) is None
+    assert attempts_needed([0.0, 0.0], 0.1, 2) is None
+    assert attempts_needed([0.2, 0.1, 0.3], 0.0, 2) is None
