@@ -74,7 +74,7 @@ def learner(request: Request) -> str:
 
 def both(request: Request) -> str:
     """Policy and learning model in one."""
-    return policy(request) if request.key.phase in ("rollout", "evaluate") else learner(request)
+    return learner(request) if request.key.phase in ("summary", "contrast", "revise") else policy(request)
 
 
 def agent(model: Model | None = None, *, seed: int | None = 1) -> ChatAgent:
