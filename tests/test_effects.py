@@ -423,3 +423,10 @@ def test_over_its_bounds_a_library_drops_what_brings_least_and_of_equals_the_you
     )
     assert [done.id for done in applied.done if isinstance(done, Delete)] == ["G0", "G3", "G4", "G2"]
     assert [e.id for e in applied.library] == ["G1"]
+
+
+def test_without_ground_truth_no_reward_chooses_which_lessons_stay() -> None:
+    library = library_of(GOOD, BAD)
+    config = LearnConfig(group_size=4, inclusion_pairs=2, ground_truth=False)
+    priors = group_priors(library, world.tasks(1)[0], config, place=1)
+    assert [prior.included for prior in priors] == [("G0", "G1")] * 4

@@ -90,7 +90,8 @@ class LearnConfig(Settings):
         learning_timeout_s: seconds one learning call may take.
         prior: how much of the library stands before a task, in learning and in use.
         inclusion_pairs: in how many pairs of the G attempts of a group one sees a part of the library and the other the
-            rest, so that the effect of each lesson is known; 0 shows the whole library to all, as in the paper.
+            rest, so that the effect of each lesson is known; 0 shows the whole library to all, as in the paper. Without
+            ground truth there are none: rewards may not choose which lessons stay.
         gate: what a library has to show on gate tasks before it ships. `none` ships whatever was learned, as in the
             paper; `no-harm` what did no worse than the one before; `proven` what did better beyond chance.
         gate_k: attempts at each gate task.
@@ -127,6 +128,11 @@ class LearnConfig(Settings):
     gate_parts: bool = True
     library: LibrarySettings = LibrarySettings()
     seed: int = 0
+
+    @property
+    def pairs(self) -> int:
+        """The pairs that there really are in a group."""
+        return min(self.inclusion_pairs, self.group_size // 2) if self.ground_truth else 0
 
     def resolved(self) -> LearnConfig:
         """The settings with the preset filled in."""

@@ -232,7 +232,7 @@ def group_priors(library: Library, task: Task, config: LearnConfig, *, place: in
     """
     rendering = config.prior.rendering
     whole = TokenPrior.of(library, rendering, question=task.question)
-    pairs = min(config.inclusion_pairs, config.group_size // 2) if whole.included else 0
+    pairs = config.pairs if whole.included else 0
     priors = [whole] * (config.group_size - 2 * pairs)
     for pair in range(pairs):
         for part in halves(whole.included, row=place * pairs + pair, seed=f"{config.seed}/{library.version}"):
@@ -313,7 +313,7 @@ def step_report(
 
 def _on_policy(group: Group, config: LearnConfig) -> list[float]:
     """The rewards of the attempts that saw all there was to see, as it would be used; all if none did."""
-    whole = group.rewards[: max(0, config.group_size - 2 * config.inclusion_pairs)] or group.rewards
+    whole = group.rewards[: config.group_size - 2 * config.pairs] or group.rewards
     return [reward.value for reward in whole if reward.value is not None]
 
 
