@@ -51,6 +51,7 @@ class Setting:
     gate: str
     gate_tasks: int
     gate_k: int
+    gate_parts: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,9 @@ async def run(setting: Setting, seed: int) -> Outcome:
 
     agent = ChatAgent(model=ScriptedModel(answer), instructions=SEED_INSTRUCTION, max_tokens=50)
     verifier = make_verifier({"kind": "exact"})
-    config = LearnConfig(gate=setting.gate, gate_k=setting.gate_k, seed=seed)  # type: ignore[arg-type]  # from the command line
+    config = LearnConfig.model_validate(
+        {"gate": setting.gate, "gate_k": setting.gate_k, "gate_parts": setting.gate_parts, "seed": seed}
+    )
     gate = Gate(tasks=tasks(1_000, setting.gate_tasks), agent=agent)
     with tempfile.TemporaryDirectory() as folder, open_store(Path(folder) / "null.db") as store:
         record = store.open_run("null", name="null", kind="learn", config={})
@@ -133,6 +136,7 @@ def main() -> None:
     parser.add_argument("--gates", nargs="+", default=["none", "no-harm", "proven"])
     parser.add_argument("--gate-tasks", type=int, nargs="+", default=[40])
     parser.add_argument("--gate-k", type=int, default=2)
+    parser.add_argument("--no-parts", action="store_true", help="gate_parts: false, for about the calls of the peers")
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     print(f"tokenprior {tokenprior.__version__}, Python {platform.python_version()}, {arguments.runs} runs a line")
@@ -142,7 +146,14 @@ def main() -> None:
         for base, effect, count, gate in itertools.product(
             arguments.base_rates, arguments.effects, arguments.gate_tasks, arguments.gates
         ):
-            setting = Setting(base_rate=base, effect=effect, gate=gate, gate_tasks=count, gate_k=arguments.gate_k)
+            setting = Setting(
+                base_rate=base,
+                effect=effect,
+                gate=gate,
+                gate_tasks=count,
+                gate_k=arguments.gate_k,
+                gate_parts=not arguments.no_parts,
+            )
             made = pool.map(one, [(setting, seed) for seed in range(arguments.runs)], chunksize=1)
             n = len(made)
             print(
