@@ -430,3 +430,20 @@ def test_without_ground_truth_no_reward_chooses_which_lessons_stay() -> None:
     config = LearnConfig(group_size=4, inclusion_pairs=2, ground_truth=False)
     priors = group_priors(library, world.tasks(1)[0], config, place=1)
     assert [prior.included for prior in priors] == [("G0", "G1")] * 4
+
+
+def test_new_words_are_not_measured_by_what_was_seen_of_old_ones() -> None:
+    """24 tasks with other words are no evidence of lessons that varied at a few tasks since."""
+    rng = random.Random(7)
+    old = [replace(o, attempts=tuple((frozenset(f"old{i}" for i in part), y) for part, y in o.attempts))
+           for o in seen(6, 24, lambda *_: float(rng.random() < 0.5))]  # fmt: skip
+    few = [replace(o, step=1) for o in seen(6, 9, lambda *_: float(rng.random() < 0.5))]
+    assert estimate([*old, *few], names(6)) == {}
+    hurting = told = 0
+    for _ in range(150):
+        new = [replace(o, step=1) for o in seen(6, 12, lambda *_: float(rng.random() < 0.5))]
+        found = estimate([*old, *new], names(6))
+        told += len(found)
+        hurting += sum(effect.hurts for effect in found.values())
+    assert told == 900
+    assert hurting / told < 0.045

@@ -235,7 +235,7 @@ async def test_not_enough_evidence_says_what_would_settle_it() -> None:
     more, least = difference.tasks_needed - 20, f"{difference.detectable:.3f}"
     assert difference.verdict.endswith(
         f"about {more} more tasks would settle a difference this large, "
-        f"and with these 20 tasks only one of {least} or more could be seen."
+        f"and with these 20 tasks only one of {least} or more is seen in 4 of 5 tries."
     )
 
 
@@ -261,9 +261,11 @@ async def test_one_answer_for_all_is_no_gain_and_the_verdict_says_so() -> None:
     score = Interval(mean=0.6, low=0.4, high=0.8, n=20)
     (told,) = differ([base, report("arm", right, score=score, commonest=("False", 0.95))], Design(), constant=None)
     assert told.outcome == "helps"
-    assert told.verdict.endswith(" But 95% of its answers are 'False': one answer for all tasks does as well.")
+    assert told.verdict.endswith(
+        " But 95% of its answers are 'False': it may have learned an answer, and not a way to it."
+    )
     (told,) = differ([base, report("arm", right, score=score)], Design(), constant=("False", 0.6))
-    assert told.verdict.endswith(" But one answer for all tasks does as well: 'False' would score 0.600.")
+    assert told.verdict.endswith(" But one answer for all tasks does as well: 'False' is right for 60% of them.")
     (told,) = differ([base, report("arm", right, score=score)], Design(), constant=("False", 0.59))
     assert told.warning == ""
 
@@ -401,3 +403,20 @@ def test_a_control_costs_the_others_no_evidence() -> None:
     assert beside.p_adjusted == alone.p_adjusted == 2 / 64
     assert corrected.p_adjusted == 4 / 64
     assert control.p_adjusted == control.p
+
+
+def test_an_arm_that_lost_many_attempts_bears_a_warning() -> None:
+    names = [f"t{i}" for i in range(20)]
+    base = report("base", dict.fromkeys(names, (0.0,)))
+    lossy = report("lossy", dict.fromkeys(names[:15], (1.0,)) | dict.fromkeys(names[15:], (None,)))
+    (told,) = differ([base, lossy], Design(resamples=200))
+    assert told.verdict.endswith(
+        "But 25% of its attempts failed or could not be scored, perhaps those at the harder tasks."
+    )
+
+
+def test_rounding_tells_no_arms_apart() -> None:
+    names = [f"t{i}" for i in range(10)]
+    base = report("base", dict.fromkeys(names, (0.3, 0.2, 0.1)))
+    (told,) = differ([base, report("arm", dict.fromkeys(names, (0.1, 0.2, 0.3)))], Design(resamples=200))
+    assert (told.wins, told.losses, told.ties, told.p) == (0, 0, 10, 1.0)

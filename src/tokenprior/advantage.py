@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenprior.experience import words
+from tokenprior.experience import one_line, words
 from tokenprior.operation import Drop, short_name, shorten
 from tokenprior.reply import CUT, Malformed, parse_items
 from tokenprior.rollout import Usage
@@ -82,11 +82,11 @@ def _lesson(item: Any) -> Lesson | Drop:
         return Drop(what=shorten(item[CUT]), reason="the reply was cut off in the middle of it")
     fields = {str(key).casefold().strip(): value for key, value in item.items()}
     texts = [fields.get(key) for key in _TEXTS]
-    text = next((" ".join(value.split()) for value in texts if isinstance(value, str) and value.strip()), "")
+    text = next((one_line(value) for value in texts if isinstance(value, str) and value.strip()), "")
     if not text:
         return Drop(what=shorten(item), reason="a lesson without a text")
     name = fields.get("name", fields.get("title", ""))
-    return Lesson(name=short_name(" ".join(name.split())) if isinstance(name, str) else "", text=text)
+    return Lesson(name=short_name(one_line(name)) if isinstance(name, str) else "", text=text)
 
 
 _CLAIM = re.compile(

@@ -22,6 +22,7 @@ from tokenprior.operation import shorten
 from tokenprior.sequential import confidence_sequence, e_value
 from tokenprior.statistics import (
     Interval,
+    apart,
     attempts_needed,
     bootstrap_mean,
     detectable_gain,
@@ -30,7 +31,8 @@ from tokenprior.statistics import (
     tasks_needed,
 )
 
-LEVEL = 0.05  # of a wrong "helps" or "hurts" in a whole comparison
+LEVEL = 0.05  # of a wrong "helps" or "hurts" in a whole comparison, controls apart, which have it each
+MOST_LOST = 0.1  # of an arm's attempts, before its verdict bears a warning
 ONE_ANSWER = 0.9  # an arm that gives one answer this often has learned the answer, not the way to it
 
 Rewards = Mapping[str, Sequence[float | None]]
@@ -136,7 +138,7 @@ class Difference:
             )
         if self.detectable is not None:
             tasks = "this one task" if self.gain.n == 1 else f"these {self.gain.n} tasks"
-            parts.append(f"with {tasks} only one of {self.detectable:.3f} or more could be seen")
+            parts.append(f"with {tasks} only one of {self.detectable:.3f} or more is seen in 4 of 5 tries")
         return ", and ".join(parts)
 
 
@@ -185,7 +187,7 @@ def task_differences(here: Rewards, there: Rewards) -> list[float]:
         ours = [reward for reward in rewards if reward is not None]
         theirs = [reward for reward in there.get(task, ()) if reward is not None]
         if ours and theirs:
-            made.append(sum(ours) / len(ours) - sum(theirs) / len(theirs))
+            made.append(apart(ours, theirs))
     return made
 
 
@@ -293,13 +295,22 @@ def _warning(difference: Difference, report: ArmReport, constant: tuple[str, flo
     """Why a score may be worth less than it seems: one answer for all tasks."""
     if difference.outcome in ("same words", "nothing"):
         return ""
-    if report.commonest and report.commonest[1] > ONE_ANSWER:
-        answer, share = report.commonest
-        return f"But {share:.0%} of its answers are {answer!r}: one answer for all tasks does as well."
+    if lost := _lost(report):
+        return f"But {lost:.0%} of its attempts failed or could not be scored, perhaps those at the harder tasks."
     if difference.outcome == "helps" and constant and report.score and report.score.mean <= constant[1]:
         answer, share = constant
-        return f"But one answer for all tasks does as well: {shorten(answer, 60)!r} would score {share:.3f}."
+        return f"But one answer for all tasks does as well: {shorten(answer, 60)!r} is right for {share:.0%} of them."
+    if report.commonest and report.commonest[1] > ONE_ANSWER:
+        answer, share = report.commonest
+        return f"But {share:.0%} of its answers are {answer!r}: it may have learned an answer, and not a way to it."
     return ""
+
+
+def _lost(report: ArmReport) -> float:
+    """The share of an arm's attempts without a score, where that is too much for a verdict to pass it over."""
+    every = [reward for rewards in report.tasks.values() for reward in rewards]
+    share = every.count(None) / len(every) if every else 0.0
+    return share if share > MOST_LOST else 0.0
 
 
 def _difference_json(difference: Difference) -> dict[str, Any]:

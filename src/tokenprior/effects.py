@@ -82,14 +82,19 @@ def estimate(observations: Sequence[Observation], keys: Collection[str]) -> dict
     Source: Liang and Zeger, Biometrika 73 (1986); shrinkage: Morris, JASA 78 (1983).
 
     Returns:
-        Effects by key; without those that never varied, that always came and went with another, or for which there are
-        fewer than `ENOUGH` tasks more than experiences.
+        Effects by key; without those that never varied, that always came and went with another, or that varied at fewer
+        than `ENOUGH` tasks more than there are such experiences. Intervals are not corrected for their number.
     """
-    rows = _centred(observations, keys)
-    varied = [key for key in keys if any(x[key] for _, x, _ in rows)]
-    tasks = sorted({task for task, _, _ in rows})
-    if len(tasks) < len(varied) + ENOUGH:
+    varying = {
+        key: [o for o in observations if len({key in included for included, _ in o.attempts}) > 1] for key in keys
+    }
+    varied = [key for key, seen in varying.items() if seen]
+    told = {key: len({o.task for o in varying[key]}) - len(varied) for key in varied}  # degrees of freedom
+    if max(told.values(), default=0) < ENOUGH:
         return {}
+    # A group in which none of them varied says nothing of them, and must not count as if it did.
+    rows = _centred([o for o in observations if any(o in varying[key] for key in varied)], varied)
+    tasks = sorted({task for task, _, _ in rows})
     inverse = _inverse([[sum(x[i] * x[j] for _, x, _ in rows) for j in varied] for i in varied])
     moments = [sum(x[i] * y for _, x, y in rows) for i in varied]
     means = [sum(a * b for a, b in zip(line, moments, strict=True)) for line in inverse]
@@ -98,22 +103,21 @@ def estimate(observations: Sequence[Observation], keys: Collection[str]) -> dict
         residual = y - sum(mean * x[i] for i, mean in zip(varied, means, strict=True))
         for place, i in enumerate(varied):
             scores[task][place] += residual * x[i]
-    freedom = len(tasks) - len(varied)
-    few = (len(tasks) / freedom) ** 0.5  # residuals are smaller than the noise by what was fitted to it
     made: dict[str, tuple[float, float]] = {}
     for place, i in enumerate(varied):
         line = inverse[place]
         variance = sum(sum(a * b for a, b in zip(line, score, strict=True)) ** 2 for score in scores.values())
-        if line[place] < _ALIASED:
-            made[i] = (means[place], variance**0.5 * few)
+        if line[place] < _ALIASED and told[i] >= ENOUGH:
+            # Residuals are smaller than the noise by what was fitted to it.
+            made[i] = (means[place], (variance * (told[i] + len(varied)) / told[i]) ** 0.5)
     # What is left of the scatter of the estimates when that of chance is taken out: how far true effects lie apart.
     spread = max(0.0, sum(mean**2 - error**2 for mean, error in made.values()) / max(1, len(made)))
     rewards = [reward for one in observations for _, reward in one.attempts]
     most = max(rewards) - min(rewards)  # no effect is larger than rewards lie apart
     effects: dict[str, Effect] = {}
     for i, (mean, error) in made.items():
-        seen = [o for o in observations if len({i in included for included, _ in o.attempts}) > 1]
-        reach = t_quantile(0.975, freedom) * error
+        seen = varying[i]
+        reach = t_quantile(0.975, told[i]) * error
         effects[i] = Effect(
             mean=_round(mean),
             low=_round(max(mean - reach, -most)),

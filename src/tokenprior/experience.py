@@ -10,6 +10,9 @@ from tokenprior.task import content_hash
 
 MAX_WORDS = 32  # Source: arXiv 2510.08191, the limit the paper's prompts set for one experience.
 
+# Control characters, which drive terminals, and marks that turn the direction of writing.
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+
 _ID = re.compile(r"\[?\s*[Gg]?\s*(\d{1,9})\s*\]?\.?$")
 
 
@@ -137,6 +140,11 @@ class Experience:
 # Chinese and Japanese put no space between words; each of their characters is taken as one.
 _UNSPACED = "\u3005-\u3007\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+(?:['_][^\W_{_UNSPACED}]+)*")
+
+
+def one_line(text: str) -> str:
+    """What a model wrote, in one line, with nothing in it that a reader cannot see."""
+    return " ".join(_UNSEEN.sub(" ", text).split())
 
 
 def words(text: str) -> list[str]:

@@ -31,8 +31,8 @@ def forecast(config: Config, tasks: Sequence[Task], gate_tasks: Sequence[Task] =
     steps = learn.epochs * -(-len(tasks) // (learn.batch_size or max(1, len(tasks))))
     groups = learn.epochs * len(tasks)
     practised = groups * learn.group_size
-    # The library that ships now, and in each step the candidate and two parts of it.
-    trials = 0 if learn.gate == "none" else 1 + steps * (3 if learn.gate_parts else 1)
+    # The library that ships now, and in each step the candidate with two parts, or both once more.
+    trials = 0 if learn.gate == "none" else 1 + steps * (3 if learn.gate_parts else 2)
     gated = trials * len(gate_tasks) * learn.gate_k
     rollouts = practised + gated
     summaries = practised if _summarises(agent, learn) else 0
@@ -56,11 +56,17 @@ def forecast(config: Config, tasks: Sequence[Task], gate_tasks: Sequence[Task] =
     calls = summaries + 2 * groups + 2 * updates  # a reply that cannot be used is asked for once more
     policy = Usage(calls=rollouts, input_tokens=int(policy_in), output_tokens=rollouts * agent.max_tokens)
     learner = Usage(calls=calls, input_tokens=int(learner_in), output_tokens=calls * learn.learning_max_tokens)
-    if config.verifier.get("kind") == "judge":
-        calls += 2 * rollouts
-        learner_in += 2 * rollouts * (PROMPT_WORDS + question + agent.max_tokens)
     prices = {name: settings.price for name, settings in config.prices.items()}
     usage = priced(policy, agent.model, prices) + priced(learner, config.learner or agent.model, prices)
+    if config.verifier.get("kind") == "judge":
+        asked = 2 * rollouts
+        calls += asked
+        judging = Usage(
+            calls=asked,
+            input_tokens=int(asked * (PROMPT_WORDS + question + agent.max_tokens)),
+            output_tokens=asked * learn.learning_max_tokens,
+        )
+        usage += priced(judging, config.judge or config.learner or agent.model, prices)
     return Forecast(rollouts=practised, gate_rollouts=gated, learning_calls=calls, usage=usage)
 
 

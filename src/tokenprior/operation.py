@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, assert_never
 
-from tokenprior.experience import parse_id
+from tokenprior.experience import one_line, parse_id
 from tokenprior.reply import CUT, Malformed, parse_items
 
 MAX_NAME_WORDS = 8
@@ -149,7 +149,7 @@ def _operation(item: Any) -> Operation | Drop:
     def text_of(*names: str) -> str:
         for name in names:
             if isinstance(fields.get(name), str) and fields[name].strip():
-                return " ".join(fields[name].split())
+                return one_line(fields[name])
         return ""
 
     kind = text_of(*_KINDS).casefold()

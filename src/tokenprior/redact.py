@@ -1,7 +1,8 @@
 """Redact: keys and tokens never reach the store, a log, an export or an error message.
 
-Covered: the values of environment variables whose name says that they are secret, and texts that look like a key of
-the common providers or a bearer token. Not covered: a secret that a user wrote into a task or a prompt.
+Covered: the values of environment variables whose name says that they are secret, texts that look like a key of the
+common providers or a bearer token, and in addresses the user part and values of parameters named like a secret. Not
+covered: a secret that a user wrote into a task or a prompt.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ _LOOKS_SECRET = re.compile(
     # With a digit somewhere, or `sk-learn-based` would be a key.
     r"\b(?:sk|pk|rk|xai|gsk|hf|ghp|gho|pat)[-_](?=[A-Za-z_*.-]*\d)[A-Za-z0-9_*.-]{8,}|\bAIza[0-9A-Za-z_-]{20,}|\bBearer\s+[^\s\"']{8,}"
 )
-_URL_USER = re.compile(r"(?<=://)[^/@\s:]+:[^/@\s]+(?=@)")
+_URL_USER = re.compile(r"(?<=://)[^/?#\s\"']+(?=@)")
+_URL_VALUE = re.compile(
+    r"(?<=[?&])((?:[A-Za-z0-9_.-]*(?:key|token|secret|password|passwd|pwd)))=[^&#\s\"']+", re.IGNORECASE
+)
 
 
 def redact(text: str) -> str:
@@ -22,4 +26,5 @@ def redact(text: str) -> str:
     for name, value in os.environ.items():
         if len(value) >= 8 and _SECRET_NAME.search(name):
             text = text.replace(value, "[redacted]")
-    return _URL_USER.sub("[redacted]", _LOOKS_SECRET.sub("[redacted]", text))
+    text = _URL_VALUE.sub(r"\1=[redacted]", _LOOKS_SECRET.sub("[redacted]", text))
+    return _URL_USER.sub("[redacted]", text)

@@ -52,10 +52,10 @@ def read_tasks(config: Config) -> Split:
         split = Split(practice=tasks, gate=TaskSet(()), held_out=TaskSet(()))
     if settings.held_out:
         held_out = load_tasks(settings.held_out, fields={str(k): v for k, v in settings.fields.items()})
-        shared = {task.text_key for task in held_out} & {task.text_key for task in split.practice}
+        shared = {task.text_key for task in held_out} & {task.text_key for task in (*split.practice, *split.gate)}
         if shared:
             raise ConfigError(
-                f"{settings.held_out}: {len(shared)} of its questions are practice tasks too: take them out"
+                f"{settings.held_out}: {len(shared)} of its questions are practice or gate tasks too: take them out"
             )
         split = Split(practice=split.practice, gate=split.gate, held_out=held_out)
     return split
@@ -97,12 +97,15 @@ class Session:
             **extra,
         }
         if kind == "learn":
+            learn = config.learn.resolved()
+            ungated = {"gate_k", "gate_error", "gate_parts"} if learn.gate == "none" else set()
             described |= {
                 "tasks": self.split.practice.fingerprint,
                 "learner": config.learner or config.agent.model,
-                "gate": [self.split.gate.fingerprint, config.evaluate.temperature],
-                "learn": config.learn.resolved().model_dump(mode="json", exclude={"learning_timeout_s"}),
+                "learn": learn.model_dump(mode="json", exclude={"learning_timeout_s", *ungated}),
             }
+            if learn.gate != "none":
+                described["gate"] = [self.split.gate.fingerprint, config.evaluate.temperature]
         else:
             described |= {
                 "tasks": self.split.held_out.fingerprint,

@@ -36,6 +36,12 @@ class Interval:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
+def apart(here: Sequence[float], there: Sequence[float]) -> float:
+    """The difference of two means; exactly 0.0 where only rounding tells them apart."""
+    difference = fmean(here) - fmean(there)
+    return 0.0 if abs(difference) <= 1e-9 * max(map(abs, (*here, *there))) else difference
+
+
 def bootstrap_mean(values: Sequence[float], *, resamples: int, seed: int) -> Interval:
     """The mean of one value per task, with the 95% bootstrap interval over tasks.
 
@@ -152,10 +158,10 @@ def detectable_gain(differences: Sequence[float], *, power: float = 0.8, level: 
     Source: Bloom, "Minimum Detectable Effects", Evaluation Review 19 (1995).
 
     Returns:
-        None below two differences, and where all are equal: a spread that was never seen is not a spread of 0, and
-        "finds any gain" would be the wrong answer.
+        None below what `sign_flip` needs to reach `level`, and where all are equal: a spread that was never seen is not
+        a spread of 0, and "finds any gain" would be the wrong answer.
     """
-    if len(differences) < 2:
+    if len(differences) < max(2, _fewest(level)):
         return None
     spread = _spread(differences)
     if spread == 0:
@@ -180,7 +186,7 @@ def tasks_needed(differences: Sequence[float], *, power: float = 0.8, level: flo
     if mean <= 1e-12 * max(map(abs, differences)):
         return None
     effect = _spread(differences) / mean
-    few = max(2, math.ceil(1 - math.log2(level)))
+    few = max(2, _fewest(level))
 
     def suffices(n: int) -> bool:
         return _standard_errors(n, power, level) * effect <= math.sqrt(n)
@@ -211,9 +217,10 @@ def attempts_needed(
         attempts: at each task so far, in each arm.
 
     Returns:
-        None below two differences, where their mean is 0, and where the tasks differ too much for any number.
+        None below what `sign_flip` needs to reach `level`, where the mean is 0, and where the tasks differ too much
+        for any number.
     """
-    if len(differences) < 2 or not any(differences):
+    if len(differences) < max(2, _fewest(level)) or not any(differences):
         return None
     mean = abs(math.fsum(differences)) / len(differences)
     allowed = len(differences) * (mean / _standard_errors(len(differences), power, level)) ** 2
@@ -221,6 +228,11 @@ def attempts_needed(
     if noise <= 0 or allowed <= between:
         return None
     return max(1, math.ceil(attempts * noise / (allowed - between)))
+
+
+def _fewest(level: float) -> int:
+    """With fewer tasks `sign_flip` reaches this level on no data, on both sides."""
+    return math.ceil(1 - math.log2(level))
 
 
 @cache

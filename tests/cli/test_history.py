@@ -160,7 +160,6 @@ def test_the_report_says_what_ships_and_what_waits(filled: Path, capsys: pytest.
     assert "`tokenprior compare`" in text
     assert "2 lessons wait for more evidence:" in text
     assert "    gate: the candidate ships: +0.393" in text
-    assert re.search(r"\(effect [+-]\d\.\d+ \[[+-]\d\.\d+, [+-]\d\.\d+\] over 4 tasks\)", text)
 
 
 def test_the_report_without_a_gate_says_that_nothing_was_proven(

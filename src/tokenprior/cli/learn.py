@@ -20,6 +20,7 @@ def learn(
     import asyncio
 
     from tokenprior.cli.live import Live, money, tokens
+    from tokenprior.cli.show import naming
     from tokenprior.config import load_config
     from tokenprior.exports import import_library
     from tokenprior.session import read_tasks, session
@@ -45,12 +46,17 @@ def learn(
 
     name, result = asyncio.run(run())
     report(name, result, gated=loaded.learn.resolved().gate != "none")
-    print(f"look: tokenprior show {name} operations --store {loaded.store}   (or library, groups, TASK#INDEX)")
+    stored = naming(loaded.store)
+    print(f"look: tokenprior show {name} operations{stored}   (or library, groups, TASK#INDEX)")
     if start:
-        print(f"next: tokenprior export {name} --form json --to learned.json --store {loaded.store}")
+        print(f"next: tokenprior export {name} --form json --to learned.json{stored}")
         print(f"      tokenprior compare {config} --arm learned=learned.json")
-    else:
+    elif len(result.library) or not len(result.learning):
         print(f"next: tokenprior compare {config}   (is it worth anything on held-out tasks?)")
+    else:
+        print(
+            f"next: tokenprior compare {config} --arm waiting={name}:{result.learning.version}   (what do they bring?)"
+        )
     if result.stopped:
         print(f"Stopped: {result.stopped}. The library is that of the last finished step; raise the budget to go on.")
         raise typer.Exit(3)
@@ -84,7 +90,7 @@ def _step(step: dict[str, Any]) -> None:
     groups = ", ".join(f"{count} {kind}" for kind, count in step["groups"].items())
     mean = "-" if step["mean"] is None else f"{step['mean']:.3f}"
     print(
-        f"step {step['step'] + 1}: mean reward {mean} over {step['scored']} attempts"
+        f"step {step['step']}: mean reward {mean}; {step['scored']} attempts scored"
         f" ({step['unscored']} unscored, {sum(step['failed'].values())} failed); groups: {groups};"
         f" {step['lessons']} lessons -> {step['experiences']} experiences"
     )
@@ -128,8 +134,7 @@ def _shipping(result: LearnResult) -> list[str]:
         more = f" (about {last['needed']} gate tasks would prove a gain as large)" if last and last["needed"] else ""
         lines.append(f"{wait} for more evidence{more}:")
         lines += [f"    [{e.id}] {e.line}" + (f"   (effect {e.effect})" if e.effect else "") for e in waiting]
-    hurting = {i for step in result.steps for i, e in step.get("effects", {}).items() if e["high"] < 0}
-    kept = [e.id for e in library if e.id in hurting and e.id not in learning]
+    kept = [e.id for e in library if e.effect and e.effect.hurts and e.id not in learning]
     if kept:
         lines.append(
             f"Note: {', '.join(kept)} still ships, though it was measured to hurt, for no library without it was "

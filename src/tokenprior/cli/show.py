@@ -29,7 +29,9 @@ def naming(store: str) -> str:
     """How a command that we print names the store: not at all where it is the usual one."""
     import shlex
 
-    return "" if store == DEFAULT_STORE else f" --store {shlex.quote(store)}"
+    from tokenprior.redact import redact
+
+    return "" if store == DEFAULT_STORE else f" --store {shlex.quote(redact(store))}"
 
 
 def runs(store: StoreOption = DEFAULT_STORE) -> None:

@@ -178,19 +178,21 @@ class Store:
         return self.writer.run_now(read)
 
     def find_run(self, run: str) -> RunRecord:
-        """The run of this id, or the newest whose id begins so or that has this name.
+        """The run of this id, else the newest of this name, else the newest whose id begins so.
 
         Raises:
             NotFound: names the runs that there are.
+            ConfigError: runs of several names begin so.
         """
         runs = self.runs()
-        for record in runs:
-            if record.id == run:
-                return record
         # A name means what was learned under it, not the comparisons that came after.
-        for record in sorted(runs, key=lambda record: record.kind != "learn"):
-            if record.name == run or record.id.startswith(run):
-                return record
+        learned_first = sorted(runs, key=lambda record: record.kind != "learn")
+        named = [r for r in runs if r.id == run] or [r for r in learned_first if r.name == run]
+        begun = [r for r in learned_first if r.id.startswith(run)]
+        if not named and len({r.name for r in begun}) > 1:
+            raise ConfigError(f"{self._shown}: several runs begin with {run!r}: {', '.join(r.id for r in begun[:8])}")
+        if named or begun:
+            return (named or begun)[0]
         known = ", ".join(record.id for record in runs[:8]) or "none yet"
         raise NotFound(f"{self._shown}: no run {run!r}; there are: {known}")
 
