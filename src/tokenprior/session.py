@@ -106,7 +106,7 @@ class Session:
             }
             if learn.gate != "none":
                 described["gate"] = [self.split.gate.fingerprint, config.evaluate.temperature]
-        else:
+        elif kind == "compare":
             described |= {
                 "tasks": self.split.held_out.fingerprint,
                 "evaluate": self._evaluation.model_dump(mode="json"),
@@ -150,7 +150,14 @@ class Session:
         practice tasks if there are none. See `audit.audit`."""
         tasks = self.split.gate or self.split.practice
         config = self.config.learn.resolved()
-        run = self._run("audit", {"library": library.version, "audited": tasks.fingerprint, "seed": config.seed})
+        described = {
+            "library": library.version,
+            "tasks": tasks.fingerprint,
+            "temperature": self._evaluation.temperature,
+            "prior": config.prior.model_dump(mode="json"),
+            "seed": config.seed,
+        }
+        run = self._run("audit", described)
         async with self._open(run, "audit") as live:
             return await audit_library(
                 tasks,
@@ -179,6 +186,8 @@ class Session:
             raise ConfigError(f"there is an arm {twice[0]!r} already: a control is an arm of that name")
         if controls and not arms:
             raise ConfigError("a control is made in the likeness of a library: name an arm")
+        if "placebo" in controls and self.config.learn.prior.relevant is not None:
+            raise ConfigError("a placebo concerns no task: with learn.prior.relevant none of it would be chosen")
         config = self._evaluation
         every = {BASELINE: Library(), **arms}
         for control in controls:

@@ -48,7 +48,9 @@ def audit(
     print(
         f"\n{made.rollouts} attempts on the {'gate' if out_of_sample else 'practice'} tasks, {made.unscored} unscored"
     )
-    if not out_of_sample:
+    if out_of_sample:
+        print("A library that shipped was chosen on these tasks: that flatters it as a whole. `compare` judges it.")
+    else:
         print("The lessons were drawn from these tasks, so their effects are flattered: set tasks.split.gate.")
     open_ones = [e.id for e in made.library if e.effect is None or e.effect.low <= 0 <= e.effect.high]
     if open_ones:

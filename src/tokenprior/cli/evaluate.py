@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from tokenprior.comparison import Comparison
     from tokenprior.config import Config
     from tokenprior.library import Library
+    from tokenprior.session import Session
+    from tokenprior.store import RunRecord
 
 
 class Control(StrEnum):
@@ -83,7 +85,7 @@ async def _compared(config: Config, arms: dict[str, Library], controls: list[Con
     with Live() as live:
         async with session(config, on_progress=live.progress, on_pull=live.pulled) as opened:
             if not arms:
-                record = opened.store.find_run(opened.learning_run)
+                record = _learned(opened)
                 if record.state != "done":
                     print(f"note: run {record.id} is {record.state}; this is its library so far", file=sys.stderr)
                 arms = {"learned": opened.store.library(record.id)}
@@ -96,6 +98,23 @@ async def _compared(config: Config, arms: dict[str, Library], controls: list[Con
                         file=sys.stderr,
                     )
             return await opened.compare(arms, controls=[control.value for control in controls])
+
+
+def _learned(opened: Session) -> RunRecord:
+    """The run of this config."""
+    from tokenprior.errors import NotFound
+
+    try:
+        return opened.store.find_run(opened.learning_run)
+    except NotFound as missing:
+        name = opened.config.name
+        others = [run.id for run in opened.store.runs() if run.name == name and run.kind == "learn"]
+        if not others:
+            raise
+        raise NotFound(
+            f"this config has not learned yet: a setting changed since run {others[0]}. Learn again (what did not "
+            f"change is not paid for again), or name --arm learned={others[0]}"
+        ) from missing
 
 
 def _arms(given: list[str], store: str) -> dict[str, Library]:

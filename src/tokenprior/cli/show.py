@@ -51,7 +51,9 @@ def show(
     what: Annotated[
         str, typer.Argument(help="library, operations, groups, or TASK#INDEX for one rollout.")
     ] = "library",
-    step: Annotated[int | None, typer.Option(help="Only this step, from 0; the last one by default.")] = None,
+    step: Annotated[
+        int | None, typer.Option(help="Only this step, from 0; for the library what is used by default, else all.")
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Show what a run learned and why: its library, operations with reasons, groups, or one rollout."""

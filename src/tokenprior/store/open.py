@@ -123,7 +123,7 @@ class Store:
         Args:
             run: its id: the name and a hash of all that can change its outcome.
             name: what the user calls it; runs of one name share what they paid for.
-            kind: `learn`, `evaluate` or `compare`.
+            kind: `learn`, `compare`, `audit` or `evaluate`.
             config: what it was started with.
 
         Raises:
