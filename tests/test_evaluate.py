@@ -420,3 +420,15 @@ def test_rounding_tells_no_arms_apart() -> None:
     base = report("base", dict.fromkeys(names, (0.3, 0.2, 0.1)))
     (told,) = differ([base, report("arm", dict.fromkeys(names, (0.1, 0.2, 0.3)))], Design(resamples=200))
     assert (told.wins, told.losses, told.ties, told.p) == (0, 0, 10, 1.0)
+
+
+def test_a_gain_that_a_placebo_has_too_bears_a_warning() -> None:
+    names = [f"t{i}" for i in range(12)]
+    base, ours = report("base", dict.fromkeys(names, (0.0,))), report("ours", dict.fromkeys(names, (1.0,)))
+    placebo = report("placebo", dict.fromkeys(names, (1.0,)))
+    told, _ = differ([base, ours, placebo], Design(resamples=200), controls=["placebo"])
+    assert told.outcome == "helps"
+    assert "But placebo, which teaches nothing, does as well" in told.verdict
+    idle = report("placebo", dict.fromkeys(names, (0.0,)))
+    told, _ = differ([base, ours, idle], Design(resamples=200), controls=["placebo"])
+    assert told.warning == ""

@@ -33,6 +33,7 @@ from tokenprior.statistics import (
 
 LEVEL = 0.05  # of a wrong "helps" or "hurts" in a whole comparison, controls apart, which have it each
 MOST_LOST = 0.1  # of an arm's attempts, before its verdict bears a warning
+TEACH_NOTHING = ("placebo", "shuffled")  # controls whose words are no lesson for the tasks
 ONE_ANSWER = 0.9  # an arm that gives one answer this often has learned the answer, not the way to it
 
 Rewards = Mapping[str, Sequence[float | None]]
@@ -240,7 +241,13 @@ def differ(
     claims = zip(compared, adjusted, strict=True)
     for report, p_adjusted in (*claims, *((r, made[r.arm].p) for r in told if r.arm in controls)):
         made[report.arm] = replace(made[report.arm], p_adjusted=p_adjusted, stopped_after=stopped_after)
-    return tuple(replace(made[r.arm], warning=_warning(made[r.arm], r, constant)) for r in others)
+    idle = [r for r in told if r.arm in controls and r.arm in TEACH_NOTHING and made[r.arm].outcome == "helps"]
+    for report in others:
+        warning = _warning(made[report.arm], report, constant)
+        if not warning and report in compared and made[report.arm].outcome == "helps":
+            warning = _no_better(report, idle)
+        made[report.arm] = replace(made[report.arm], warning=warning)
+    return tuple(made[r.arm] for r in others)
 
 
 def _paired(report: ArmReport, baseline: ArmReport, design: Design, *, compared: int) -> Difference:
@@ -303,6 +310,16 @@ def _warning(difference: Difference, report: ArmReport, constant: tuple[str, flo
     if report.commonest and report.commonest[1] > ONE_ANSWER:
         answer, share = report.commonest
         return f"But {share:.0%} of its answers are {answer!r}: it may have learned an answer, and not a way to it."
+    return ""
+
+
+def _no_better(report: ArmReport, idle: Sequence[ArmReport]) -> str:
+    """Whether lessons that teach nothing do as well: then it is having some that helps, and not what they say."""
+    for control in idle:
+        ahead = task_differences(report.tasks, control.tasks)
+        if ahead and sign_flip(ahead, side="greater") > LEVEL:
+            score = f" ({control.score.mean:.3f})" if control.score else ""
+            return f"But {control.arm}, which teaches nothing, does as well{score}: what helps may not be what it says."
     return ""
 
 
