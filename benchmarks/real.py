@@ -8,8 +8,8 @@ gate, the whole library in every prompt; attempts shown as they are, not summari
 with no prior on the same held-out tasks.
 
 How to read it: "gain" is the paired difference to no prior with its 95% interval over tasks, "p" is corrected for the
-arms of that comparison. The intervals say nothing of the spread between seeds; the lines do. "calls" are those of the
-learning run, shared ones counted in each.
+arms of that comparison. The intervals say nothing of the spread between seeds; the lines do. "calls" are those that
+a gate's run made itself: what an earlier one had made is re-used and not counted again.
 """
 
 from __future__ import annotations
