@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo   install, fetch the embedded model (1.1 GB, once), learn and compare; about 8 minutes on 2 cores"
+	@echo "make demo   install, fetch the embedded model (1.1 GB, once), learn and compare; about 6 minutes on 2 cores"
 	@echo "make test   install and run every check, as CI does"
 
 demo: $(VENV)/.demo
