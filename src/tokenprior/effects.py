@@ -93,7 +93,8 @@ def estimate(observations: Sequence[Observation], keys: Collection[str]) -> dict
     if max(told.values(), default=0) < ENOUGH:
         return {}
     # A group in which none of them varied says nothing of them, and must not count as if it did.
-    rows = _centred([o for o in observations if any(o in varying[key] for key in varied)], varied)
+    known = frozenset(varied)
+    rows = _centred([o for o in observations if len({included & known for included, _ in o.attempts}) > 1], varied)
     tasks = sorted({task for task, _, _ in rows})
     inverse = _inverse([[sum(x[i] * x[j] for _, x, _ in rows) for j in varied] for i in varied])
     moments = [sum(x[i] * y for _, x, y in rows) for i in varied]

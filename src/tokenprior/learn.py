@@ -89,13 +89,7 @@ async def learn(
         StoreError: the store cannot be written.
     """
     config = (config or LearnConfig()).resolved()
-    if not tasks:
-        raise ConfigError("learn: no tasks to practise on")
-    if config.gate != "none" and not (gate and gate.tasks):
-        raise ConfigError(
-            f"learn.gate is {config.gate!r}, but there are no gate tasks: set tasks.split.gate (about 40 of them), or "
-            "learn.gate: none to ship whatever is learned, as the paper does"
-        )
+    require_tasks(tasks, gate.tasks if gate else (), config)
     tracker = tracker or Tracker(None, record.spent)
     # Without ground truth the answers may not even choose which lessons stay.
     guard = LeakGuard(tasks if config.ground_truth else [replace(task, answer=None) for task in tasks])
@@ -120,6 +114,17 @@ async def learn(
         ends.append(end)
     reports = tuple(end.report for end in ends)
     return LearnResult(library=stands.shipped, learning=stands.library, steps=reports, stopped=stopped)
+
+
+def require_tasks(tasks: Sequence[Task], gate_tasks: Sequence[Task], config: LearnConfig) -> None:
+    """Raises ConfigError if there is nothing to practise on, or nothing to try candidates on."""
+    if not tasks:
+        raise ConfigError("learn: no tasks to practise on")
+    if config.gate != "none" and not gate_tasks:
+        raise ConfigError(
+            f"learn.gate is {config.gate!r}, but there are no gate tasks: set tasks.split.gate (about 40 of them), or "
+            "learn.gate: none to ship whatever is learned, as the paper does"
+        )
 
 
 @dataclass(frozen=True, slots=True)

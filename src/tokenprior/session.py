@@ -19,7 +19,7 @@ from tokenprior.config import Config, EvaluateConfig
 from tokenprior.controls import placebo, shuffled
 from tokenprior.errors import BudgetReached, ConfigError
 from tokenprior.evaluate import compare as compare_arms
-from tokenprior.learn import LearnResult
+from tokenprior.learn import LearnResult, require_tasks
 from tokenprior.learn import learn as learn_library
 from tokenprior.library import Library
 from tokenprior.models.budget import Budget
@@ -129,6 +129,7 @@ class Session:
     async def learn(self, *, start: Library | None = None) -> LearnResult:
         """Learn from the practice tasks, or go on with it. See `learn.learn`."""
         config = self.config.learn.resolved()
+        require_tasks(self.split.practice, self.split.gate, config)  # before a model is fetched for nothing
         async with self._open(self.run_of(start), "learn") as live:
             gate = Gate(tasks=self.split.gate, agent=live.agent(self.config, self._evaluation.temperature, config.seed))
             result = await learn_library(

@@ -14,6 +14,7 @@ import world
 from fake_openai import FakeOpenAI
 from tokenprior.models.base import Request
 from tokenprior.prompts import tips
+from tokenprior.store import open_store
 
 LESSON = "When a word is to be repeated, write it in small letters."
 
@@ -136,3 +137,15 @@ def test_where_nothing_was_proven_it_names_the_lessons_that_wait(home: Path) -> 
     (arm,) = re.findall(r"add --arm (waiting=\S+)", noted)
     said, _ = tokenprior("compare", "run.yaml", "--arm", arm, cwd=home)
     assert "waiting helps: +" in said
+
+
+def test_a_gate_without_gate_tasks_is_said_before_anything_is_asked_for(home: Path, server: FakeOpenAI) -> None:
+    config = json.loads((home / "run.yaml").read_text())
+    config["learn"] = {"epochs": 1, "group_size": 2}
+    (home / "run.yaml").write_text(json.dumps(config))
+    for more in ([], ["--dry-run"]):
+        _, error = tokenprior("learn", "run.yaml", *more, cwd=home, code=2)
+        assert "no gate tasks: set tasks.split.gate" in one_line(error)
+    assert server.calls == 0
+    with open_store(home / "tokenprior.db") as store:
+        assert store.runs() == []

@@ -29,8 +29,10 @@ def learn(
     begin = import_library(start) if start else None
     if dry_run:
         from tokenprior.forecast import forecast
+        from tokenprior.learn import require_tasks
 
         split = read_tasks(loaded)
+        require_tasks(split.practice, split.gate, loaded.learn.resolved())
         most = forecast(loaded, split.practice, split.gate)
         print(
             f"{len(split.practice)} practice and {len(split.gate)} gate tasks: {most.rollouts} rollouts, at most "
