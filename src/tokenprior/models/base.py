@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from tokenprior.rollout import Message, StopReason, Usage
+from tokenprior.rollout import Message, StopReason, ToolCall, Usage
+
+IMAGE_TOKENS = 2_000  # reserved for an image; what the large providers charge at most is below
 
 Phase = Literal["rollout", "judge", "summary", "contrast", "revise", "gate", "audit", "evaluate", "tips"]
 
@@ -43,7 +47,10 @@ class Request:
         max_tokens: the most the model may write.
         seed: for models that take one.
         schema: JSON Schema of the wanted reply, used where the endpoint can be held to it.
+        tools: what the model may ask to have called, each with `name`, `description` and `parameters`.
         timeout_s: seconds of work (not of waiting for a slot or backing off) that the call may take.
+        body: a request that a program made itself, sent on as it is; `messages` are then those of the body.
+        on_bytes: gets the bytes of the reply to a `body` as they come. Once it was called, nothing is tried again.
     """
 
     key: CallKey
@@ -52,27 +59,61 @@ class Request:
     max_tokens: int = 1024
     seed: int | None = None
     schema: dict[str, Any] | None = None
+    tools: tuple[dict[str, Any], ...] = ()
     timeout_s: float = 300.0
+    body: dict[str, Any] | None = None
+    on_bytes: Callable[[bytes], Awaitable[None]] | None = field(default=None, compare=False, repr=False)
 
     def content(self) -> dict[str, Any]:
         """Everything that can change the reply, as JSON: what the ledger hashes."""
-        return {
-            "messages": [[message.role, message.content] for message in self.messages],
+        messages = [message.to_json() for message in self.messages]
+        if self.body is not None:
+            return self.body | {"messages": messages}
+        made = {
+            "messages": messages,
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
             "seed": self.seed,
             "schema": self.schema,
         }
+        return made | {"tools": list(self.tools)} if self.tools else made
+
+    @property
+    def most_input_tokens(self) -> int:
+        """The most tokens that the prompt can be."""
+        # A token is at least a byte; bytes/4, right for prose, is four times too low for digits.
+        texts = [message.content for message in self.messages]
+        texts += [call.name + call.arguments for message in self.messages for call in message.tool_calls]
+        texts += [json.dumps(extra) for extra in (self.schema, self.tools) if extra]
+        if self.body is not None:
+            texts += [json.dumps(value) for key, value in self.body.items() if key != "messages"]
+        images = sum(len(message.images) for message in self.messages)
+        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+        return size + 8 * len(self.messages) + IMAGE_TOKENS * images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What came back. `latency_s` is the time of the successful exchange alone."""
+    """What came back.
+
+    Attributes:
+        latency_s: the time of the successful exchange alone.
+        opaque: see `Message.opaque`.
+        body: of a request with a `body`: what the endpoint sent, as it sent it.
+    """
 
     text: str
     stop: StopReason = StopReason.DONE
     usage: Usage = field(default_factory=lambda: Usage(calls=1))
     latency_s: float = 0.0
+    tool_calls: tuple[ToolCall, ...] = ()
+    opaque: str = ""
+    body: str = ""
+
+    @property
+    def message(self) -> Message:
+        """The reply as a message of the conversation."""
+        return Message(role="assistant", content=self.text, tool_calls=self.tool_calls, opaque=self.opaque)
 
 
 class CallFailed(Exception):
@@ -82,11 +123,15 @@ class CallFailed(Exception):
         kind: `timeout`, `unreachable` (nothing was sent), `connection`, `rate-limit`, `http-NNN`, `garbled`.
         retryable: whether the same call may do better later.
         retry_after_s: how long the endpoint asked to wait, if it did.
+        body: what a refusal of a request with a `body` said, as it said it.
     """
 
-    def __init__(self, kind: str, detail: str, *, retryable: bool, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, kind: str, detail: str, *, retryable: bool, retry_after_s: float | None = None, body: str = ""
+    ) -> None:
         super().__init__(f"{kind}: {detail}")
         self.kind, self.detail, self.retryable, self.retry_after_s = kind, detail, retryable, retry_after_s
+        self.body = body
 
 
 class Model(Protocol):

@@ -16,7 +16,7 @@ from tokenprior.errors import ConfigError, ModelError
 from tokenprior.models.base import CallFailed, Reply, Request
 from tokenprior.operation import shorten
 from tokenprior.redact import redact
-from tokenprior.rollout import StopReason, Usage
+from tokenprior.rollout import Message, StopReason, ToolCall, Usage
 
 if TYPE_CHECKING:
     from pydantic_ai.messages import ModelResponse
@@ -105,6 +105,7 @@ class ProviderModel:
         from pydantic_ai.models import ModelRequestParameters
         from pydantic_ai.output import OutputObjectDefinition
         from pydantic_ai.settings import ModelSettings
+        from pydantic_ai.tools import ToolDefinition
 
         settings = ModelSettings(max_tokens=request.max_tokens, max_retries=0, framing_announcement="never")
         settings["timeout"] = max(0.001, request.timeout_s)
@@ -112,7 +113,14 @@ class ProviderModel:
             settings["temperature"] = request.temperature
         if request.seed is not None:
             settings["seed"] = request.seed
-        parameters = ModelRequestParameters()
+        parameters = ModelRequestParameters(
+            function_tools=[
+                ToolDefinition(
+                    name=tool["name"], description=tool["description"], parameters_json_schema=tool["parameters"]
+                )
+                for tool in request.tools
+            ]
+        )
         if request.schema is not None and self._json_schema:
             parameters.output_mode = "native"
             parameters.output_object = OutputObjectDefinition(json_schema=request.schema, name="reply", strict=True)
@@ -128,19 +136,56 @@ class ProviderModel:
 
 
 def _messages(request: Request) -> list[Any]:
-    from pydantic_ai.messages import ModelRequest, ModelResponse, SystemPromptPart, TextPart, UserPromptPart
+    from pydantic_ai.messages import (
+        ModelMessagesTypeAdapter,
+        ModelRequest,
+        ModelResponse,
+        SystemPromptPart,
+        ToolReturnPart,
+        UserPromptPart,
+    )
 
     made: list[Any] = []
+    tools = {call.id: call.name for message in request.messages for call in message.tool_calls}
     for message in request.messages:
-        if message.role == "assistant":
-            made.append(ModelResponse(parts=[TextPart(content=_sendable(message.content))]))
-            continue
-        part = (SystemPromptPart if message.role == "system" else UserPromptPart)(content=_sendable(message.content))
+        text = _sendable(message.content)
+        part: Any
+        match message.role:
+            case "assistant" if message.opaque:
+                made += ModelMessagesTypeAdapter.validate_json(message.opaque)
+                continue
+            case "assistant":
+                made.append(ModelResponse(parts=_answered(message)))
+                continue
+            case "tool":
+                name = tools.get(message.answers, "tool")
+                part = ToolReturnPart(tool_name=name, content=text, tool_call_id=message.answers)
+            case "system":
+                part = SystemPromptPart(content=text)
+            case "user":
+                part = UserPromptPart(content=[text, *_images(message)] if message.images else text)
         if made and isinstance(made[-1], ModelRequest):
             made[-1] = ModelRequest(parts=[*made[-1].parts, part])
         else:
             made.append(ModelRequest(parts=[part]))
     return made
+
+
+def _answered(message: Message) -> list[Any]:
+    from pydantic_ai.messages import TextPart, ToolCallPart
+
+    parts: list[Any] = [TextPart(content=_sendable(message.content))] if message.content else []
+    calls = [ToolCallPart(tool_name=c.name, args=_sendable(c.arguments), tool_call_id=c.id) for c in message.tool_calls]
+    return parts + calls or [TextPart(content="")]
+
+
+def _images(message: Message) -> list[Any]:
+    from pydantic_ai.messages import BinaryContent, ImageUrl
+
+    return [
+        BinaryContent.from_data_uri(image) if image.startswith("data:") else ImageUrl(url=image)
+        for image in message.images
+    ]
 
 
 def _sendable(text: str) -> str:
@@ -149,7 +194,12 @@ def _sendable(text: str) -> str:
 
 
 def _reply(response: ModelResponse, latency_s: float) -> Reply:
+    from pydantic_ai.messages import ModelMessagesTypeAdapter, TextPart, ToolCallPart
+
     used = response.usage
+    calls = [part for part in response.parts if isinstance(part, ToolCallPart)]
+    # Reasoning that is signed has to go back as it came, and only where a conversation goes on: behind a tool call.
+    more = any(not isinstance(part, TextPart | ToolCallPart) for part in response.parts)
     return Reply(
         text=response.text or "",
         stop=_STOPS.get(str(response.finish_reason), StopReason.DONE),
@@ -161,6 +211,10 @@ def _reply(response: ModelResponse, latency_s: float) -> Reply:
             cost_usd=None,
         ),
         latency_s=latency_s,
+        tool_calls=tuple(
+            ToolCall(id=part.tool_call_id, name=part.tool_name, arguments=part.args_as_json_str()) for part in calls
+        ),
+        opaque=ModelMessagesTypeAdapter.dump_json([response]).decode() if calls and more else "",
     )
 
 

@@ -9,7 +9,6 @@ reserved maximum; nobody can promise more for a paid HTTP call.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -48,10 +47,7 @@ class MeteredModel:
 
     def most(self, request: Request) -> Usage:
         """The most this call may use: all of its prompt as fresh input, all of its token limit as output."""
-        # A token is at least a byte; bytes/4, right for prose, is four times too low for digits.
-        prompt = sum(len(message.content.encode("utf-8", "surrogatepass")) + 8 for message in request.messages)
-        prompt += len(json.dumps(request.schema)) if request.schema else 0
-        usage = Usage(calls=1, input_tokens=prompt, output_tokens=request.max_tokens)
+        usage = Usage(calls=1, input_tokens=request.most_input_tokens, output_tokens=request.max_tokens)
         return priced(usage, self.name, self._prices)
 
     async def answer(self, request: Request) -> Reply:
@@ -74,7 +70,7 @@ class MeteredModel:
             usage = replace(reply.usage, calls=1)
             if not usage.input_tokens and not usage.output_tokens:
                 # Some endpoints count nothing. What is not counted would be outside of every budget.
-                written = estimate_tokens(reply.text)
+                written = estimate_tokens(reply.text + "".join(call.arguments for call in reply.tool_calls))
                 usage = replace(usage, input_tokens=most.input_tokens, output_tokens=written)
             usage = priced(usage, self.name, self._prices)
             reply, used = replace(reply, usage=usage), usage

@@ -48,7 +48,7 @@ def rollout_to_json(rollout: Rollout) -> dict[str, Any]:
     return {
         "task_id": rollout.task_id,
         "index": rollout.index,
-        "messages": [[message.role, message.content] for message in rollout.messages],
+        "messages": [message.to_json() for message in rollout.messages],
         "output": rollout.output,
         "stop": rollout.stop.value,
         "failure": [rollout.failure.kind, rollout.failure.detail] if rollout.failure else None,
@@ -64,7 +64,7 @@ def rollout_from_json(value: dict[str, Any]) -> Rollout:
     return Rollout(
         task_id=value["task_id"],
         index=value["index"],
-        messages=tuple(Message(role=role, content=content) for role, content in value["messages"]),
+        messages=tuple(Message.from_json(message) for message in value["messages"]),
         output=value["output"],
         stop=StopReason(value["stop"]),
         failure=Failure(kind=failure[0], detail=failure[1]) if failure else None,
@@ -105,15 +105,21 @@ def reply_to_json(reply: Reply) -> dict[str, Any]:
         "stop": reply.stop.value,
         "usage": usage_to_json(reply.usage),
         "latency_s": reply.latency_s,
+        **({"message": reply.message.to_json()} if reply.tool_calls or reply.opaque else {}),
+        **({"body": reply.body} if reply.body else {}),
     }
 
 
 def reply_from_json(value: dict[str, Any]) -> Reply:
+    message = Message.from_json(value["message"]) if "message" in value else Message(role="assistant", content="")
     return Reply(
         text=value["text"],
         stop=StopReason(value["stop"]),
         usage=Usage(**value["usage"]),
         latency_s=value["latency_s"],
+        tool_calls=message.tool_calls,
+        opaque=message.opaque,
+        body=value.get("body", ""),
     )
 
 
