@@ -6,10 +6,13 @@ unique, and `TaskSet.split` parts it once and for all by a seed.
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
 import io
 import json
+import mimetypes
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +21,8 @@ from typing import Any
 
 from tokenprior.errors import ConfigError, DataError
 
-FIELDS = ("id", "question", "answer", "metadata")
+FIELDS = ("id", "question", "answer", "metadata", "images")
+MOST_IMAGE_BYTES = 20_000_000
 
 
 def content_hash(value: object) -> str:
@@ -37,12 +41,14 @@ class Task:
         answer: the reference: a string, a list of accepted strings, any other JSON value for a verifier that
             knows its shape, or `None` if there is none.
         metadata: whatever else the row holds; never shown to a model.
+        images: that belong to the question: addresses, `data:` ones for those that were files.
     """
 
     id: str
     question: str
     answer: Any = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    images: tuple[str, ...] = ()
 
     @property
     def accepted(self) -> tuple[str, ...]:
@@ -65,7 +71,8 @@ class Task:
     @property
     def fingerprint(self) -> str:
         """A hash of all that can change what becomes of this task."""
-        return content_hash([self.id, self.question, self.answer, dict(self.metadata)])
+        images = [list(self.images)] if self.images else []
+        return content_hash([self.id, self.question, self.answer, dict(self.metadata), *images])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,13 +161,14 @@ def load_tasks(path: str | Path, *, fields: Mapping[str, str] | None = None) -> 
 
     Args:
         path: a `.csv` file with a header line, or anything else with one JSON object a line. Lines end at `\\n` only.
-        fields: which of the file's fields stand for `id`, `question`, `answer` and `metadata`; those not named
-            keep their own name. Fields of the row that stand for none of them are kept in the metadata. Without
-            an id, a row gets one from its content. In CSV an answer that is a JSON list or object is read as such.
+        fields: which of the file's fields stand for `id`, `question`, `answer`, `metadata` and `images`; those not
+            named keep their own name. An image is an address, or a file beside this one. Fields of the row that stand
+            for none of them are kept in the metadata. Without an id, a row gets one from its content. In CSV an answer
+            that is a JSON list or object is read as such.
 
     Raises:
         DataError: names the file, the line, and what was expected.
-        ConfigError: if `fields` names something else than the four.
+        ConfigError: if `fields` names something else than these.
     """
     mapping = dict(zip(FIELDS, FIELDS, strict=True)) | dict(fields or {})
     if unknown := set(mapping) - set(FIELDS):
@@ -252,7 +260,29 @@ def _task(row: dict[str, Any], mapping: Mapping[str, str], where: str, copies: d
         given = base if copies[base] == 1 else f"{base}-{copies[base]}"
     elif isinstance(given, bool) or not isinstance(given, str | int):
         raise DataError(f"{where}: field {mapping['id']!r} must be a text or a whole number, got {given!r:.40}")
-    return Task(id=str(given), question=question, answer=answer, metadata=metadata)
+    images = _images(row.get(mapping["images"]), where)
+    return Task(id=str(given), question=question, answer=answer, metadata=metadata, images=images)
+
+
+def _images(value: Any, where: str) -> tuple[str, ...]:
+    given = [value] if isinstance(value, str) and value else value or []
+    if not isinstance(given, list) or not all(isinstance(image, str) for image in given):
+        raise DataError(f"{where}: images must be addresses or files, got {value!r:.60}")
+    folder = Path(where.rsplit(":", 1)[0]).parent
+    return tuple(one if re.match(r"https?:|data:", one) else _image_file(folder / one, where) for one in given)
+
+
+def _image_file(path: Path, where: str) -> str:
+    kind, _ = mimetypes.guess_type(path.name)
+    if kind is None or not kind.startswith("image/"):
+        raise DataError(f"{where}: {path.name}: no image by its name, expected one such as .png or .jpg")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{where}: image {path}: cannot be read: {error.strerror}") from error
+    if len(content) > MOST_IMAGE_BYTES:
+        raise DataError(f"{where}: image {path} has {len(content):,} bytes, at most {MOST_IMAGE_BYTES:,} are sent")
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _csv_answer(answer: Any) -> Any:

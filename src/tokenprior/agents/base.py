@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from tokenprior.models.base import Phase
 from tokenprior.prior import TokenPrior
 from tokenprior.rollout import Rollout
 from tokenprior.task import Task
+
+QUESTION = "{question}"  # stands for the task's question in a template
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptLimits:
+    """What one attempt may take; at the first that is reached it ends, with what it has, as `StopReason.LIMIT`.
+
+    Attributes:
+        turns: calls of the model.
+        tokens: input and output of all its calls; none is made once they are used up, so the last may go over.
+        seconds: at work, waiting for a free slot and back-off left out.
+        usd: US dollars; the last call may go over. The price has to be known.
+    """
+
+    turns: int = 20
+    tokens: int | None = None
+    seconds: float = 600.0
+    usd: float | None = None
 
 
 class Agent(Protocol):

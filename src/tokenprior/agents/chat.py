@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from tokenprior.agents.base import QUESTION
 from tokenprior.errors import ConfigError
 from tokenprior.models.base import CallFailed, CallKey, Model, Phase, Request
 from tokenprior.prior import TokenPrior
 from tokenprior.rollout import Failure, Message, Rollout, StopReason
 from tokenprior.task import Task, content_hash
-
-QUESTION = "{question}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +50,7 @@ class ChatAgent:
     async def attempt(self, task: Task, prior: TokenPrior, *, phase: Phase, step: int, index: int) -> Rollout:
         """See `Agent.attempt`."""
         system = prior.conditioned(self.instructions)
-        user = Message(role="user", content=self.template.replace(QUESTION, task.question))
+        user = Message(role="user", content=self.template.replace(QUESTION, task.question), images=task.images)
         messages = (Message(role="system", content=system), user) if system else (user,)
         key = CallKey(phase=phase, step=step, task=task.id, rollout=index)
         request = Request(

@@ -48,6 +48,7 @@ class Request:
         seed: for models that take one.
         schema: JSON Schema of the wanted reply, used where the endpoint can be held to it.
         tools: what the model may ask to have called, each with `name`, `description` and `parameters`.
+        stop: texts at which the model stops writing; they are not in the reply.
         timeout_s: seconds of work (not of waiting for a slot or backing off) that the call may take.
         body: a request that a program made itself, sent on as it is; `messages` are then those of the body.
         on_bytes: gets the bytes of the reply to a `body` as they come. Once it was called, nothing is tried again.
@@ -60,23 +61,28 @@ class Request:
     seed: int | None = None
     schema: dict[str, Any] | None = None
     tools: tuple[dict[str, Any], ...] = ()
+    stop: tuple[str, ...] = ()
     timeout_s: float = 300.0
     body: dict[str, Any] | None = None
     on_bytes: Callable[[bytes], Awaitable[None]] | None = field(default=None, compare=False, repr=False)
 
     def content(self) -> dict[str, Any]:
         """Everything that can change the reply, as JSON: what the ledger hashes."""
-        messages = [message.to_json() for message in self.messages]
+        messages: list[Any] = [message.to_json() for message in self.messages]
         if self.body is not None:
             return self.body | {"messages": messages}
-        made = {
+        made: dict[str, Any] = {
             "messages": messages,
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
             "seed": self.seed,
             "schema": self.schema,
         }
-        return made | {"tools": list(self.tools)} if self.tools else made
+        if self.tools:
+            made["tools"] = list(self.tools)
+        if self.stop:
+            made["stop"] = list(self.stop)
+        return made
 
     @property
     def most_input_tokens(self) -> int:

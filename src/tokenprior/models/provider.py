@@ -113,6 +113,8 @@ class ProviderModel:
             settings["temperature"] = request.temperature
         if request.seed is not None:
             settings["seed"] = request.seed
+        if request.stop:
+            settings["stop_sequences"] = list(request.stop)
         parameters = ModelRequestParameters(
             function_tools=[
                 ToolDefinition(

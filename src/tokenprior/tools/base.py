@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from tokenprior.task import Task
 
@@ -49,6 +49,41 @@ class ToolSession(Protocol):
         Raises:
             ToolFailed: the call brought nothing; its text says why, for the model.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolResult:
+    """What a call gave.
+
+    Attributes:
+        text: for the model.
+        failed: whether the text says why there is no result.
+        seconds: that it took.
+    """
+
+    text: str
+    failed: bool = False
+    seconds: float = 0.0
+
+
+class ToolLedger(Protocol):
+    """Where calls of tools are written down; the store is one. `place` and `made_of` together name a call for good:
+    where in which attempt it stands, and a hash of all that came before it."""
+
+    async def tool_call_begun(
+        self, place: str, made_of: str, tool: str, arguments: str
+    ) -> ToolResult | Literal["doubt"] | None:
+        """Note that a call is about to be made. Durable when this returns.
+
+        Returns:
+            Its result, if it was made before; `doubt`, if it was begun before and no result was written down; `None`,
+            if it is new.
+        """
+        ...
+
+    async def tool_call_ended(self, place: str, made_of: str, result: ToolResult) -> None:
+        """Note what it gave. Durable when this returns."""
         ...
 
 
