@@ -50,7 +50,7 @@ class ReactAgent:
     calls: Literal["native", "fenced"] = "native"
     temperature: float | None = 0.7
     max_tokens: int = 2048
-    limits: AttemptLimits = AttemptLimits()
+    limits: AttemptLimits = field(default_factory=AttemptLimits)
     seed: int | None = None
 
     def __post_init__(self) -> None:

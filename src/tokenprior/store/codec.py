@@ -11,6 +11,7 @@ from tokenprior.models.base import Reply
 from tokenprior.redact import redact
 from tokenprior.reward import Reward
 from tokenprior.rollout import Failure, Message, Rollout, StopReason, Usage
+from tokenprior.tools.base import ToolResult
 
 
 def dumps(value: Any) -> str:
@@ -121,6 +122,14 @@ def reply_from_json(value: dict[str, Any]) -> Reply:
         opaque=message.opaque,
         body=value.get("body", ""),
     )
+
+
+def tool_result_to_json(result: ToolResult) -> dict[str, Any]:
+    return {"text": result.text, "failed": result.failed, "seconds": result.seconds}
+
+
+def tool_result_from_json(value: dict[str, Any]) -> ToolResult:
+    return ToolResult(**value)
 
 
 def advantage_to_json(advantage: Advantage) -> dict[str, Any]:

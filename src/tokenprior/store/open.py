@@ -22,7 +22,7 @@ from tokenprior.store.record import RunRecord, RunStore
 from tokenprior.store.versions import LibraryVersion, versions
 from tokenprior.store.writer import Writer
 
-NEWEST = "0002"
+NEWEST = "0003"
 
 
 def open_store(where: str | Path) -> Store:
@@ -279,7 +279,7 @@ class Store:
             where: conditions on its columns.
         """
         source = schema.metadata.tables[table]
-        texts = {"rollout", "reward", "advantage", "library", "report", "operation", "reply", "request"}
+        texts = {"rollout", "reward", "advantage", "library", "report", "operation", "reply", "request", "result"}
         texts |= {"shipped", "observations", "candidate", "figures"}
 
         def read(connection: sa.Connection) -> list[dict[str, Any]]:

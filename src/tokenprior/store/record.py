@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
@@ -27,6 +27,7 @@ from tokenprior.store import codec, schema
 from tokenprior.store.lock import RunLock
 from tokenprior.store.writer import Writer
 from tokenprior.task import content_hash
+from tokenprior.tools.base import ToolResult
 from tokenprior.trial import Trial
 
 
@@ -182,6 +183,34 @@ class RunStore:
         await self._writer.run(
             lambda connection: connection.execute(schema.calls.update().where(schema.calls.c.id == call).values(values))
         )
+
+    # Calls of tools (tools.base.ToolLedger).
+
+    async def tool_call_begun(
+        self, place: str, made_of: str, tool: str, arguments: str
+    ) -> ToolResult | Literal["doubt"] | None:
+        table = schema.tool_calls
+        key = {"run": self.run, "place": place, "made_of": made_of}
+
+        def write(connection: sa.Connection) -> Any:
+            where = [table.c[column] == value for column, value in key.items()]
+            known = connection.execute(sa.select(table.c.state, table.c.result).where(*where)).first()
+            if known is None:
+                values = {"tool": tool, "arguments": codec.dumps(arguments), "state": "sent", "sent_at": time.time()}
+                connection.execute(table.insert().values(key | values))
+            return known
+
+        found = await self._writer.run(write)
+        if found is None:
+            return None
+        return codec.tool_result_from_json(json.loads(found.result)) if found.state == "done" else "doubt"
+
+    async def tool_call_ended(self, place: str, made_of: str, result: ToolResult) -> None:
+        key = {"run": self.run, "place": place, "made_of": made_of}
+        values = {"state": "done", "result": codec.dumps(codec.tool_result_to_json(result))}
+        table = schema.tool_calls
+        where = [table.c[column] == value for column, value in key.items()]
+        await self._writer.run(lambda connection: connection.execute(table.update().where(*where).values(values)))
 
     # Rollouts and their rewards.
 

@@ -58,6 +58,20 @@ calls = Table(
     Index("ix_calls_replay", "name", "key", "request_hash", "state"),
 )
 
+tool_calls = Table(
+    "tool_calls",
+    metadata,
+    Column("run", String(80), nullable=False),
+    Column("place", String(320), nullable=False),  # the call of the model that asked for it, and its number there
+    Column("made_of", String(20), nullable=False),
+    Column("tool", String(64), nullable=False),
+    Column("arguments", Text, nullable=False),
+    Column("state", String(8), nullable=False),  # sent, done
+    Column("result", Text),
+    Column("sent_at", Float, nullable=False),
+    PrimaryKeyConstraint("run", "place", "made_of"),
+)
+
 rollouts = Table(
     "rollouts",
     metadata,
