@@ -6,13 +6,14 @@ settings. The same models read the YAML of the command line, see `load_config`.
 
 from __future__ import annotations
 
-import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, field_validator, model_validator
 
+from tokenprior.agent_settings import AgentSettings
 from tokenprior.errors import ConfigError
 from tokenprior.experience import MAX_WORDS
 from tokenprior.library import Bounds
@@ -20,16 +21,9 @@ from tokenprior.models.budget import Limits
 from tokenprior.models.prices import Price
 from tokenprior.models.retried import RetryPolicy
 from tokenprior.prior import Rendering
+from tokenprior.settings import Count, Settings, Temperature, explain
 
-Count = Annotated[int, Field(ge=1)]
-Temperature = Annotated[float, Field(ge=0.0, le=5.0)]
 GroupToLearnFrom = Literal["mixed", "all_fail", "all_success"]
-
-
-class Settings(BaseModel):
-    """Frozen, and strict about keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class LibrarySettings(Settings):
@@ -84,6 +78,7 @@ class LearnConfig(Settings):
         groups_per_contrast: 1 contrasts each group on its own, as in the paper. More puts that many groups of a batch
             before the learning model at once and asks for the one rule behind them: what a small one needs.
         alike: bundle groups of equal reference answers, as for a taxonomy; only with `groups_per_contrast` above 1.
+        library_in_contrast: whether the learning model sees the library while it compares attempts.
         lessons_per_update: the most lessons put into one update call; `None` puts the whole batch into one.
         learning_temperature: of the learning model.
         learning_max_tokens: the most one learning reply may take.
@@ -116,6 +111,7 @@ class LearnConfig(Settings):
     lessons_per_group: Annotated[int, Field(ge=1, le=10)] = 2
     groups_per_contrast: Count = 1
     alike: bool = False
+    library_in_contrast: bool = True
     lessons_per_update: Count | None = None
     learning_temperature: Temperature = 0.3
     learning_max_tokens: Count = 4_096
@@ -251,19 +247,23 @@ class TaskSettings(Settings):
     """
 
     path: Path
-    fields: dict[Literal["id", "question", "answer", "metadata"], str] = {}
+    fields: dict[Literal["id", "question", "answer", "metadata", "images"], str] = Field(default_factory=dict)
     held_out: Path | None = None
     split: SplitSettings | None = None
 
 
-class AgentSettings(Settings):
-    """The frozen agent: a plain model; see `ChatAgent`."""
+class LogSettings(Settings):
+    """Attempts that were made already, to learn from; see `load_logs`.
 
-    model: str
-    instructions: str = ""
-    template: str = "{question}"
-    max_tokens: Count = 1_024
-    timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    Attributes:
+        path: relative to the config file.
+        form: of the file; `auto` looks.
+        fields: which of its fields stand for what.
+    """
+
+    path: Path
+    form: Literal["auto", "messages", "inspect", "otel"] = "auto"
+    fields: dict[str, str] = Field(default_factory=dict)
 
 
 class Config(Settings):
@@ -272,16 +272,20 @@ class Config(Settings):
     Attributes:
         name: of the run; runs of one name share what they paid for. The file's name if not given.
         store: file or SQLAlchemy address, relative to the config file.
+        tasks: what there is to attempt; may be left out where there are logs.
+        logs: attempts that were made already. Learning then practises on these and makes none.
         learner: the learning model; the agent's own if not given.
         judge: the model of a judging verifier; the learning model if not given.
         verifier: `kind` and the settings of that kind.
         prices: by model name, for prices that genai-prices does not know.
+        folder: of the config file, from which files of verifiers and tools are found.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,47}$")] = "run"
     store: str = "tokenprior.db"
-    tasks: TaskSettings
-    agent: AgentSettings
+    tasks: TaskSettings | None = None
+    logs: LogSettings | None = None
+    agent: Annotated[AgentSettings, Field(discriminator="kind")]
     learner: str | None = None
     judge: str | None = None
     verifier: dict[str, Any]
@@ -289,7 +293,8 @@ class Config(Settings):
     evaluate: EvaluateConfig = EvaluateConfig()
     budget: BudgetSettings = BudgetSettings()
     endpoint: EndpointSettings = EndpointSettings()
-    prices: dict[str, PriceSettings] = {}
+    prices: dict[str, PriceSettings] = Field(default_factory=dict)
+    folder: Annotated[Path, Field(exclude=True)] = Path()
 
     @model_validator(mode="after")
     def _one_prior(self) -> Config:
@@ -297,14 +302,37 @@ class Config(Settings):
             raise ValueError("evaluate.prior differs from learn.prior: what learns and what ships is one prior")
         return self
 
+    @model_validator(mode="after")
+    def _something_to_learn_from(self) -> Config:
+        if self.tasks is None and self.logs is None:
+            raise ValueError("expected `tasks`, or `logs` of attempts that were made already")
+        if self.learner is None and self.agent.model is None:
+            raise ValueError("expected `learner`, the model that writes the lessons: this agent names no model")
+        return self
+
+    @property
+    def learning_model(self) -> str:
+        """The name of the model that writes the lessons."""
+        name = self.learner or self.agent.model
+        assert name is not None, "validated"
+        return name
+
+    @field_validator("agent", mode="before")
+    @classmethod
+    def _kind_of_agent(cls, value: Any) -> Any:
+        return {"kind": "tools" if "tools" in value else "chat"} | value if isinstance(value, dict) else value
+
     @field_validator("verifier", mode="before")
     @classmethod
     def _kind_alone(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
 
 
-def load_config(path: str | Path) -> Config:
+def load_config(path: str | Path, *, changes: Mapping[str, Any] | None = None) -> Config:
     """Read a YAML config. Paths in it become relative to its folder.
+
+    Args:
+        changes: values by dotted key, such as `{"learn.group_size": 1}`, that stand in place of the file's.
 
     Raises:
         ConfigError: one line: the file, the key, what was got and expected, and the nearest right key.
@@ -328,6 +356,8 @@ def load_config(path: str | Path) -> Config:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected keys such as `tasks:` and `agent:`, got {type(value).__name__}")
+    for dotted, changed in (changes or {}).items():
+        _set(value, dotted.split("."), changed)
     # A file may be called what a run may not.
     value.setdefault("name", re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).strip("-_.")[:48] or "run")
     try:
@@ -335,39 +365,22 @@ def load_config(path: str | Path) -> Config:
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error, Config)}") from error
     folder = path.parent
-    tasks = config.tasks.model_copy(
-        update={
+    moved: dict[str, Any] = {"folder": folder}
+    moved["store"] = config.store if "://" in config.store else str(folder / config.store)
+    if config.tasks:
+        paths = {
             "path": folder / config.tasks.path,
             "held_out": config.tasks.held_out and folder / config.tasks.held_out,
         }
-    )
-    store = config.store if "://" in config.store else str(folder / config.store)
-    return config.model_copy(update={"tasks": tasks, "store": store})
+        moved["tasks"] = config.tasks.model_copy(update=paths)
+    if config.logs:
+        moved["logs"] = config.logs.model_copy(update={"path": folder / config.logs.path})
+    return config.model_copy(update=moved)
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first problem of a validation in one line, with the nearest right key for an unknown one."""
-    problems = error.errors(include_url=False)
-    # A misspelt key is unknown and its right name missing: the first says more.
-    problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
-    where = ".".join(str(part) for part in problem["loc"])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if problem["type"] == "extra_forbidden":
-        known = _keys_at(model, problem["loc"][:-1])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
-        hint = f": did you mean {near[0]!r}?" if near else f"; known here: {', '.join(known)}"
-        return f"unknown key {where!r}{hint}{more}"
-    if problem["type"] == "missing":
-        return f"key {where!r} is missing{more}"
-    return f"key {where!r}: got {problem['input']!r:.80}; {problem['msg'][:1].lower()}{problem['msg'][1:]}{more}"
-
-
-def _keys_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    for part in path:
-        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
-        inner = [annotation, *get_args(annotation)]
-        models = [one for one in inner if isinstance(one, type) and issubclass(one, BaseModel)]
-        if not models:
-            return []
-        model = models[0]
-    return sorted(model.model_fields)
+def _set(value: dict[str, Any], keys: list[str], changed: Any) -> None:
+    for key in keys[:-1]:
+        inner = value.get(key)
+        value[key] = inner if isinstance(inner, dict) else {}
+        value = value[key]
+    value[keys[-1]] = changed

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tokenprior.advantage import Advantage, LeakGuard
-from tokenprior.agents.base import Agent
+from tokenprior.agents.base import Agent, PastAgent
 from tokenprior.attempt import attempt
 from tokenprior.config import LearnConfig
 from tokenprior.contrast import bundles, contrast
@@ -181,13 +181,16 @@ class _Loop:
 
     async def _groups(self, step: Step, library: Library) -> tuple[list[Group], list[Advantage]]:
         config, tracker = self.config, self.tracker
-        tracker.phase("rollouts", total=len(step.tasks) * config.group_size)
+        past = self.agent if isinstance(self.agent, PastAgent) else None
+        tracker.phase("rollouts", total=sum(past.count(t) if past else config.group_size for t in step.tasks))
         places = {task.id: place for place, task in enumerate(step.tasks)}
 
         async def attempted(task: Task) -> Group:
+            place = step.index * len(step.tasks) + places[task.id]
+            priors = [TokenPrior()] * past.count(task) if past else group_priors(library, task, config, place=place)
             return await attempt(
                 task,
-                group_priors(library, task, config, place=step.index * len(step.tasks) + places[task.id]),
+                priors,
                 agent=self.agent,
                 verifier=self.verifier,
                 shelf=self.record,
@@ -197,8 +200,9 @@ class _Loop:
 
         async def flow(tasks: Sequence[Task]) -> tuple[list[Group], list[Advantage]]:
             groups = await all_of(attempted(task) for task in tasks)
+            seen = library if config.library_in_contrast else Library()
             advantages = await contrast(
-                groups, library, model=self.model, config=config, guard=self.guard, step=step.index
+                groups, seen, model=self.model, config=config, guard=self.guard, step=step.index
             )
             for advantage in advantages:
                 await self.record.save_advantage(step.index, advantage)

@@ -5,28 +5,29 @@ This is what the command line and most programs use; whoever has an agent or a m
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tokenprior.advantage import LeakGuard
-from tokenprior.agents.chat import ChatAgent
 from tokenprior.audit import Audit
 from tokenprior.audit import audit as audit_library
 from tokenprior.comparison import Comparison
-from tokenprior.config import Config, EvaluateConfig
+from tokenprior.config import Config, EvaluateConfig, LearnConfig
 from tokenprior.controls import placebo, shuffled
 from tokenprior.errors import BudgetReached, ConfigError
 from tokenprior.evaluate import compare as compare_arms
 from tokenprior.learn import LearnResult, require_tasks
 from tokenprior.learn import learn as learn_library
 from tokenprior.library import Library
+from tokenprior.live import Live
+from tokenprior.logs import load_logs
 from tokenprior.models.budget import Budget
 from tokenprior.models.connect import Connections
 from tokenprior.progress import OnProgress, Tracker
 from tokenprior.prove import Gate
-from tokenprior.store import RunStore, Store, open_store
+from tokenprior.store import Store, open_store
 from tokenprior.task import Split, Task, TaskSet, content_hash, load_tasks
 from tokenprior.tips import tips
 from tokenprior.verifiers import make_verifier
@@ -39,26 +40,31 @@ Control = Literal["placebo", "shuffled", "tips"]
 
 
 def read_tasks(config: Config) -> Split:
-    """The tasks of a config, parted.
+    """The tasks of a config, parted. Where there are logs, the practice tasks are theirs.
 
     Raises:
         DataError, ConfigError: a file cannot be read, or has too few rows for the split.
     """
-    settings = config.tasks
-    tasks = load_tasks(settings.path, fields={str(k): v for k, v in settings.fields.items()})
-    if settings.split:
-        split = tasks.split(**settings.split.model_dump())
-    else:
-        split = Split(practice=tasks, gate=TaskSet(()), held_out=TaskSet(()))
-    if settings.held_out:
-        held_out = load_tasks(settings.held_out, fields={str(k): v for k, v in settings.fields.items()})
-        shared = {task.text_key for task in held_out} & {task.text_key for task in (*split.practice, *split.gate)}
-        if shared:
-            raise ConfigError(
-                f"{settings.held_out}: {len(shared)} of its questions are practice or gate tasks too: take them out"
-            )
-        split = Split(practice=split.practice, gate=split.gate, held_out=held_out)
+    split = Split(practice=TaskSet(()), gate=TaskSet(()), held_out=TaskSet(()))
+    if settings := config.tasks:
+        fields = {str(key): value for key, value in settings.fields.items()}
+        tasks = load_tasks(settings.path, fields=fields)
+        split = replace(split, practice=tasks)
+        if settings.split:
+            split = tasks.split(**settings.split.model_dump())
+        if settings.held_out:
+            split = replace(split, held_out=load_tasks(settings.held_out, fields=fields))
+            _apart(split.held_out, (*split.practice, *split.gate), f"{settings.held_out}", "practice or gate tasks")
+    if config.logs:
+        logged = load_logs(config.logs.path, form=config.logs.form, fields=config.logs.fields)
+        split = replace(split, practice=TaskSet(one.task for one in logged))
+        _apart((*split.gate, *split.held_out), split.practice, "tasks", "in the logs")
     return split
+
+
+def _apart(tasks: Iterable[Task], others: Iterable[Task], where: str, are: str) -> None:
+    if shared := {task.text_key for task in tasks} & {task.text_key for task in others}:
+        raise ConfigError(f"{where}: {len(shared)} of its questions are {are} too: take them out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,19 +95,19 @@ class Session:
         verifier = self._judge_free_verifier()
         described: dict[str, Any] = {
             "kind": kind,
-            "agent": config.agent.model_dump(mode="json", exclude={"timeout_s"}),
+            "agent": config.agent.model_dump(mode="json", exclude={"timeout_s": True, "limits": {"seconds"}}),
             "endpoint": config.endpoint.model_dump(mode="json", include={"context", "json_schema"}),
             "verifier": verifier.fingerprint
             if verifier
-            else config.verifier | {"judge": config.judge or config.learner},
+            else config.verifier | {"judge": config.judge or config.learning_model},
             **extra,
         }
         if kind == "learn":
-            learn = config.learn.resolved()
+            learn = self._learning
             ungated = {"gate_k", "gate_error", "gate_parts"} if learn.gate == "none" else set()
             described |= {
                 "tasks": self.split.practice.fingerprint,
-                "learner": config.learner or config.agent.model,
+                "learner": config.learning_model,
                 "learn": learn.model_dump(mode="json", exclude={"learning_timeout_s", *ungated}),
             }
             if learn.gate != "none":
@@ -114,6 +120,15 @@ class Session:
         return f"{config.name}-{'' if kind == 'learn' else kind + '-'}{content_hash(described)[:8]}"
 
     @property
+    def _learning(self) -> LearnConfig:
+        """Attempts of the past saw no library, and a second look at them shows nothing new unless it is asked for."""
+        config = self.config.learn.resolved()
+        if self.config.logs is None:
+            return config
+        once = {} if "epochs" in config.model_fields_set else {"epochs": 1}
+        return config.model_copy(update={"inclusion_pairs": 0, **once})
+
+    @property
     def _evaluation(self) -> EvaluateConfig:
         """Evaluation renders the prior as learning did."""
         return self.config.evaluate.model_copy(update={"prior": self.config.learn.prior})
@@ -123,18 +138,21 @@ class Session:
         return (
             None
             if self.config.verifier.get("kind") == "judge"
-            else make_verifier(self.config.verifier, tasks=self.split.every)
+            else make_verifier(self.config.verifier, tasks=self.split.every, folder=self.config.folder)
         )
 
     async def learn(self, *, start: Library | None = None) -> LearnResult:
         """Learn from the practice tasks, or go on with it. See `learn.learn`."""
-        config = self.config.learn.resolved()
+        config = self._learning
         require_tasks(self.split.practice, self.split.gate, config)  # before a model is fetched for nothing
         async with self._open(self.run_of(start), "learn") as live:
-            gate = Gate(tasks=self.split.gate, agent=live.agent(self.config, self._evaluation.temperature, config.seed))
+            gate = None
+            if config.gate != "none":
+                agent = await live.agent(self._evaluation.temperature, config.seed)
+                gate = Gate(tasks=self.split.gate, agent=agent)
             result = await learn_library(
                 self.split.practice,
-                agent=live.agent(self.config, config.temperature, config.seed),
+                agent=live.logged or await live.agent(config.temperature, config.seed),
                 verifier=live.verifier,
                 model=live.learner,
                 record=live.record,
@@ -163,7 +181,7 @@ class Session:
             return await audit_library(
                 tasks,
                 library,
-                agent=live.agent(self.config, self._evaluation.temperature, config.seed),
+                agent=await live.agent(self._evaluation.temperature, config.seed),
                 verifier=live.verifier,
                 record=live.record,
                 config=config,
@@ -209,7 +227,7 @@ class Session:
             return await compare_arms(
                 self.split.held_out,
                 every,
-                agent=live.agent(self.config, config.temperature, config.seed),
+                agent=await live.agent(config.temperature, config.seed),
                 verifier=live.verifier,
                 record=live.record,
                 controls=controls,
@@ -223,11 +241,11 @@ class Session:
         settings = {"attempt_chars", "ground_truth", "learning_temperature", "learning_max_tokens", "library", "seed"}
         return {
             "tasks": self.split.practice.fingerprint,
-            "learner": self.config.learner or self.config.agent.model,
+            "learner": self.config.learning_model,
             "learn": self.config.learn.resolved().model_dump(mode="json", include=settings),
         }
 
-    async def _tips(self, count: int, live: _Live) -> Library:
+    async def _tips(self, count: int, live: Live) -> Library:
         live.tracker.phase("tips")
         config, practice = self.config.learn.resolved(), self.split.practice
         return await tips(
@@ -240,10 +258,10 @@ class Session:
         )
 
     @asynccontextmanager
-    async def _open(self, run: str, kind: str) -> AsyncIterator[_Live]:
+    async def _open(self, run: str, kind: str) -> AsyncIterator[Live]:
         config = self.config
         record = self.store.open_run(run, name=config.name, kind=kind, config=config.model_dump(mode="json"))
-        live: _Live | None = None
+        live: Live | None = None
         state, detail = "failed", "ended by an unexpected error"
         try:
             budget = Budget(config.budget.limits, spent=record.spent())
@@ -255,13 +273,9 @@ class Session:
                 policy=config.endpoint.policy,
                 on_pull=self.on_pull,
             )
-            async with connections:
-                live = _Live(record, Tracker(self.on_progress, lambda: budget.spent))
-                await live.connect(config, connections, self.split.every)
-                try:
-                    yield live
-                finally:
-                    await live.aclose()
+            async with connections, Live(config, record, connections, self.split) as live:
+                live.tracker = Tracker(self.on_progress, lambda: budget.spent)
+                yield live
             state, detail = ("stopped", live.stopped) if live.stopped else ("done", "")
         except BudgetReached as reached:
             state, detail = "stopped", str(reached)
@@ -274,42 +288,6 @@ class Session:
             raise
         finally:
             record.close(state, detail)
-
-
-class _Live:
-    """What is open while a verb runs."""
-
-    learner: Any
-    verifier: Verifier
-
-    def __init__(self, record: RunStore, tracker: Tracker) -> None:
-        self.record, self.tracker = record, tracker
-        self.stopped: str | None = None
-
-    async def connect(self, config: Config, connections: Connections, tasks: Sequence[Task]) -> None:
-        self._policy = await connections.model(config.agent.model)
-        self.learner = await connections.model(config.learner or config.agent.model)
-        judge = None
-        if config.verifier.get("kind") == "judge":
-            judge = await connections.model(config.judge or config.learner or config.agent.model)
-        self.verifier = make_verifier(config.verifier, model=judge, tasks=tasks)
-
-    def agent(self, config: Config, temperature: float, seed: int) -> ChatAgent:
-        settings = config.agent
-        return ChatAgent(
-            model=self._policy,
-            instructions=settings.instructions,
-            template=settings.template,
-            temperature=temperature,
-            max_tokens=settings.max_tokens,
-            timeout_s=settings.timeout_s,
-            seed=seed,
-        )
-
-    async def aclose(self) -> None:
-        close = getattr(self.verifier, "aclose", None)
-        if close is not None:
-            await close()
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tokenprior.models.base import Phase
 from tokenprior.prior import TokenPrior
@@ -44,4 +44,13 @@ class Agent(Protocol):
     async def attempt(self, task: Task, prior: TokenPrior, *, phase: Phase, step: int, index: int) -> Rollout:
         """One rollout. What goes wrong with this attempt is a `Failure` of the rollout; only errors that stop the
         run are raised."""
+        ...
+
+
+@runtime_checkable
+class PastAgent(Agent, Protocol):
+    """An agent whose attempts were all made before, so that a group is as large as it is."""
+
+    def count(self, task: Task) -> int:
+        """How many attempts there are at a task."""
         ...

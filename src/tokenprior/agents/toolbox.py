@@ -40,6 +40,8 @@ class Toolbox:
         self._task, self._ledger = task, ledger
         self._sessions: dict[str, ToolSession] = {}
         self._unseen: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        self._connections: dict[Any, Any] = {}
+        self._opening = asyncio.Lock()
         self._stack = AsyncExitStack()
         self.log: list[dict[str, Any]] = []
 
@@ -100,11 +102,9 @@ class Toolbox:
         failed = True
         try:
             async with asyncio.timeout(max(0.001, timeout_s)):
-                if name not in self._sessions:
-                    self._sessions[name] = await self._stack.enter_async_context(tool.session(self._task))
-                session = self._sessions[name]
+                session = await self._session(tool)
                 earlier = self._unseen.pop(name, [])
-                if tool.spec.stateful:
+                if tool.spec.stateful and tool.spec.repeatable:
                     for again in earlier:
                         await _quietly(session, again)
                 text = await session.call(arguments)
@@ -118,6 +118,18 @@ class Toolbox:
         except Exception as error:  # a tool of the user's own may raise anything, and that is a result too
             text = f"The tool broke: {type(error).__name__}: {shorten(redact(str(error)), 500)}"
         return ToolResult(text=text, failed=failed, seconds=time.monotonic() - started)
+
+    async def _session(self, tool: Tool) -> ToolSession:
+        name, server = tool.spec.name, getattr(tool, "server", None)
+        async with self._opening:  # calls side by side share what the first of them opens
+            if name not in self._sessions:
+                if server is None:
+                    self._sessions[name] = await self._stack.enter_async_context(tool.session(self._task))
+                else:
+                    if server not in self._connections:
+                        self._connections[server] = await self._stack.enter_async_context(server.connected())
+                    self._sessions[name] = tool.on(self._connections[server])  # type: ignore[attr-defined]  # see `Tool`
+            return self._sessions[name]
 
     def _read(self, call: ToolCall, tool: Tool) -> Mapping[str, Any] | str:
         """The arguments, or what is wrong with them in words for the model."""

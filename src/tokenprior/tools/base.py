@@ -40,6 +40,14 @@ class ToolFailed(Exception):
     """A call that brought nothing; its text is what the model is told. Never ends an attempt."""
 
 
+def bounded(text: str, limit: int) -> str:
+    """A text of at most so many characters, and a few more that say how many were left out of its middle."""
+    if len(text) <= limit:
+        return text
+    head, tail = limit * 2 // 3, limit // 3
+    return f"{text[:head]}\n[... {len(text) - head - tail} characters left out ...]\n{text[-tail:]}"
+
+
 class ToolSession(Protocol):
     """A tool as one attempt uses it."""
 
@@ -89,6 +97,9 @@ class ToolLedger(Protocol):
 
 class Tool(Protocol):
     """A tool as a config names it.
+
+    Tools that share a session have two things more: `server`, an object whose `connected()` opens it, equal for all of
+    them, and `on(connection)`, the tool's own session on it.
 
     Attributes:
         spec: what a model is told of it.

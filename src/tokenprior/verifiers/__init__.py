@@ -22,6 +22,7 @@ from tokenprior.verifiers.json_schema import JsonSchema
 from tokenprior.verifiers.judge import Judge
 from tokenprior.verifiers.math import Math
 from tokenprior.verifiers.number import Number
+from tokenprior.verifiers.sql import Sql
 from tokenprior.verifiers.take import Take
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Number",
     "PythonFunction",
     "Regex",
+    "Sql",
     "Take",
     "Verifier",
     "make_verifier",
@@ -49,6 +51,7 @@ _KINDS: dict[str, type[Any]] = {
     "json_schema": JsonSchema,
     "judge": Judge,
     "function": PythonFunction,
+    "sql": Sql,
 }
 _LIVE = ("model", "source")  # not settings: a live object, and what `load` fills in
 
@@ -59,7 +62,7 @@ def make_verifier(
     """The verifier that a config names.
 
     Args:
-        spec: `kind` (exact, choice, number, contains, regex, math, json_schema, judge or function) and any options of
+        spec: `kind` (exact, choice, number, contains, regex, math, json_schema, judge, function or sql) and any options
             that kind, such as `{"kind": "exact", "take": "last_line"}`.
         model: the judge of kind `judge`.
         tasks: where a `choice` without options takes them from: the answers of all tasks, sorted.

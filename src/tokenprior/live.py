@@ -1,0 +1,129 @@
+"""Live: what is open while a verb runs. It makes agents, tools, models and the verifier out of a config, and closes them."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import assert_never
+
+from tokenprior.agent_settings import (
+    ChatSettings,
+    FunctionSettings,
+    LimitSettings,
+    ProgramSettings,
+    ToolsSettings,
+)
+from tokenprior.agents.base import Agent, AttemptLimits
+from tokenprior.agents.chat import ChatAgent
+from tokenprior.agents.function import FunctionAgent
+from tokenprior.agents.gateway import Gateway
+from tokenprior.agents.logged import LoggedAgent
+from tokenprior.agents.program import ProgramAgent
+from tokenprior.agents.react import ReactAgent
+from tokenprior.config import Config
+from tokenprior.logs import load_logs
+from tokenprior.models.base import Model
+from tokenprior.models.connect import Connections, is_embedded
+from tokenprior.progress import Tracker
+from tokenprior.store import RunStore
+from tokenprior.task import Split
+from tokenprior.tools import make_tools
+from tokenprior.verifiers import make_verifier
+from tokenprior.verifiers.base import Verifier
+
+
+class Live:
+    """The live pieces of a run. Use as an async context manager.
+
+    Attributes:
+        learner: the learning model.
+        logged: the agent of the logs, where there are any.
+        stopped: why the verb ended early, if it did.
+    """
+
+    learner: Model
+    verifier: Verifier
+    tracker: Tracker
+
+    def __init__(self, config: Config, record: RunStore, connections: Connections, split: Split) -> None:
+        self._config, self.record, self._connections, self._split = config, record, connections, split
+        self._stack = AsyncExitStack()
+        self.logged: LoggedAgent | None = None
+        self.stopped: str | None = None
+
+    async def __aenter__(self) -> Live:
+        config, connect = self._config, self._connections.model
+        self.learner = await connect(config.learning_model)
+        judges = config.verifier.get("kind") == "judge"
+        judge = await connect(config.judge or config.learning_model) if judges else None
+        logged = None
+        if config.logs:
+            logged = load_logs(config.logs.path, form=config.logs.form, fields=config.logs.fields)
+            self.logged = LoggedAgent(logged)
+        self.verifier = make_verifier(
+            config.verifier, model=judge, tasks=self._split.every, folder=config.folder, logged=logged
+        )
+        if close := getattr(self.verifier, "aclose", None):
+            self._stack.push_async_callback(close)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def agent(self, temperature: float, seed: int) -> Agent:
+        """The agent of the config, at a temperature.
+
+        Raises:
+            ConfigError: a setting is wrong, or what it needs is not there.
+            ModelError: its endpoint refuses.
+        """
+        settings = self._config.agent
+        match settings:
+            case ChatSettings():
+                return ChatAgent(
+                    model=await self._connections.model(settings.model),
+                    instructions=settings.instructions,
+                    template=settings.template,
+                    temperature=temperature,
+                    max_tokens=settings.max_tokens,
+                    timeout_s=settings.timeout_s,
+                    seed=seed,
+                )
+            case ToolsSettings():
+                return ReactAgent(
+                    model=await self._connections.model(settings.model),
+                    tools=await make_tools(settings.tools, folder=self._config.folder),
+                    ledger=self.record,
+                    instructions=settings.instructions,
+                    template=settings.template,
+                    calls=settings.calls or ("fenced" if is_embedded(settings.model) else "native"),
+                    temperature=temperature,
+                    max_tokens=settings.max_tokens,
+                    limits=_limits(settings.limits),
+                    seed=seed,
+                )
+            case FunctionSettings():
+                gateway = await self._gateway(settings.model, temperature, seed) if settings.model else None
+                return FunctionAgent.load(
+                    settings.function, folder=self._config.folder, gateway=gateway, limits=_limits(settings.limits)
+                )
+            case ProgramSettings():
+                return ProgramAgent(
+                    command=settings.command,
+                    folder=self._config.folder,
+                    gateway=await self._gateway(settings.model, temperature, seed),
+                    limits=_limits(settings.limits),
+                    pass_env=settings.pass_env,
+                    concurrency=settings.concurrency,
+                )
+            case _:
+                assert_never(settings)
+
+    async def _gateway(self, name: str, temperature: float, seed: int) -> Gateway:
+        model = await self._connections.forward(name)
+        asked = name.rpartition("#" if "://" in name else ":")[2]
+        gateway = Gateway(model=model, model_name=asked, temperature=temperature, seed=seed)
+        return await self._stack.enter_async_context(gateway)
+
+
+def _limits(settings: LimitSettings) -> AttemptLimits:
+    return AttemptLimits(**settings.model_dump())
