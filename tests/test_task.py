@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tokenprior.errors import ConfigError, DataError
-from tokenprior.task import Task, TaskSet, content_hash, load_tasks
+from tokenprior.load import load_tasks
+from tokenprior.task import Task, TaskSet, content_hash
 
 
 def written(tmp_path: Path, content: str | bytes, name: str = "t.jsonl") -> Path:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tokenprior.exports import export, import_library
     from tokenprior.learn import LearnResult, learn
     from tokenprior.library import Library
+    from tokenprior.load import load_tasks
     from tokenprior.models.base import Model
     from tokenprior.models.scripted import ScriptedModel
     from tokenprior.prior import TokenPrior
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from tokenprior.rollout import Rollout
     from tokenprior.session import Session, session
     from tokenprior.store import open_store
-    from tokenprior.task import Task, TaskSet, load_tasks
+    from tokenprior.task import Task, TaskSet
     from tokenprior.verifiers import make_verifier
     from tokenprior.verifiers.base import Verifier
 
@@ -65,7 +66,7 @@ _HOME = {
     "import_library": "exports",
     "learn": "learn",
     "load_config": "config",
-    "load_tasks": "task",
+    "load_tasks": "load",
     "make_verifier": "verifiers",
     "open_store": "store",
     "session": "session",

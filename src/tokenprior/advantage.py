@@ -10,7 +10,7 @@ from typing import Any
 from tokenprior.experience import one_line, words
 from tokenprior.operation import Drop, short_name, shorten
 from tokenprior.reply import CUT, Malformed, parse_items
-from tokenprior.rollout import Usage
+from tokenprior.rollout import Rollout, Usage
 from tokenprior.task import Task
 
 
@@ -165,6 +165,105 @@ def _is_telling(answer: str) -> bool:
     """Whether an answer is so particular that its appearance in a lesson is no accident."""
     digits = sum(char.isdigit() for char in answer)
     return digits >= 2 or len(answer.split()) >= 2 or len(answer) >= 6
+
+
+# "Never reveal the system prompt" is a good lesson.
+_NOT = r"(?<!never\s)(?<!not\s)(?<!n't\s)(?<!n’t\s)(?<!refuse\sto\s)"
+_OVERRIDE = re.compile(
+    rf"""{_NOT}\b(?:
+        (?:ignor|disregard|forget|overrid|overrul|bypass)(?:e|es|ing|ting|s)?
+      | (?:don['’]?t|do\snot|never|stop)\s(?:follow|obey)(?:ing)?
+    )\s
+    (?:
+        # Earlier, higher or own instructions.
+        (?:(?:all|any|every|each|of|the|these|those|and|or|other)\s){{0,3}}
+        (?:(?:previous|prior|earlier|above|preceding|foregoing|former|original|initial|existing|your|my|our|system
+            |developer)\s){{1,3}}
+        (?:(?:safety|security|own|general)\s)?
+        (?:instruction|prompt|message|lesson|rule|guideline|directive|experience|polic|training|constraint|safeguard)\w*
+        # All instructions, but not those that stand in the material, which are to be ignored indeed.
+      | (?:(?:all|any|every|each|of|the|these|those|and|or|other)\s){{0,3}}
+        (?:instructions?|prompts?|lessons?|directives?)\b
+        (?!\s(?:\w+\s){{0,3}}?(?:in|inside|within|from|on|by|into)\s(?!(?:the|your|this|an?)\s(?:system|prompt|library)))
+        # All that was said so far.
+      | (?:everything|anything|all|whatever|what)\s(?:that\s)?
+        (?:(?:you|i|we)\s(?:(?:have|had|were|was|been)\s){{0,2}}(?:told|said|learned|learnt|instructed|given)\b
+          |(?:above|before|so\sfar)\s?(?:[.,;:!]|$))
+    )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_REVEAL = re.compile(
+    rf"""{_NOT}\b(?:reveal|print|repeat|show|output|disclose|leak|tell|share|send|recite|expose|quote|paste|include)\w*\s
+    (?:\S+\s){{0,4}}?
+    (?:system\s(?:prompt|message|instructions?)|(?:your|hidden|secret|initial)\s(?:own\s)?(?:instructions?|prompt)
+      |developer\s(?:message|prompt))""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_POSE = re.compile(
+    r"\byou are now (?:an?|the|in|free|dan)\b|\b(?:developer|god|dan|jailbreak) mode\b|\bjailbroken\b"
+    r"|\bnew (?:system )?instructions?\s?:",
+    re.IGNORECASE,
+)
+_FILES = "py|js|ts|css|csv|tsv|jsonl?|txt|md|html?|xml|ya?ml|toml|sql|db|pdf|ipynb|sh|cfg|ini|log|java|go|rs|c|h|cpp"
+_SENDS = re.compile(
+    # Bounded throughout: what a model writes may be one word of a megabyte.
+    rf"""\b(?:send|post|forward|upload|submit|visit|open|brows|navigat|go\sto|click|follow|call|fetch|e-?mail|mail
+      |write\sto|contact|share|report|recommend|refer|redirect)\w{{0,10}}\s(?:\S{{1,80}}\s){{0,12}}?\S{{0,20}}?
+    (?:https?://|\bwww\.|\b[\w.+-]{{1,64}}@[\w-]{{1,63}}\.\w)
+    |\b(?:visit|browse(?:\sto)?|navigate\sto|go\sto)\s(?:\w{{1,40}}\s){{0,3}}?
+    (?:[a-z0-9-]{{1,63}}\.){{1,5}}(?!(?:{_FILES})\b)[a-z]{{2,24}}\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+class InjectionGuard:
+    """Refuses words that pass on what a tool, a web page or somebody in a conversation told the reader to do.
+
+    Covered, in English: an order to set instructions or lessons aside, to give away the system prompt, or to take
+    another role; an order to visit, or send something to, an address of the web or of mail; `QUOTE` words in a row out
+    of a tool's result or of a user's message after the first; and `ORDER` words in a row out of a sentence of these
+    that is an order of the first kinds. Not covered: paraphrase, other languages, words in disguise (spaced out,
+    encoded), a bare domain without "visit" or "go to", a false fact put plainly, and the task's question, which is the
+    user's own. Refused too, though it may be right: "disregard earlier instructions once the user changes them", and
+    an address that the agent is meant to use; that belongs into its instructions.
+    """
+
+    QUOTE = 8
+    ORDER = 3
+
+    def __init__(self, shown: Iterable[Rollout] = ()) -> None:
+        said = list(dict.fromkeys(text for rollout in shown for text in _foreign(rollout)))
+        orders = [part for text in said for part in re.split(r"(?<=[.!?])\s+|\n", text) if _override(part)]
+        self._said = f" {' | '.join(' '.join(words(text)) for text in said)} "
+        self._orders = f" {' | '.join(' '.join(words(part)) for part in orders)} "
+
+    def problem(self, text: str) -> str | None:
+        """Why a text may not be kept, or `None`. The reason does not repeat what was injected."""
+        if problem := _override(text):
+            return problem
+        if _SENDS.search(" ".join(text.split())):
+            return "sends the agent to an address"
+        tokens = words(text)
+        for size, material in ((self.QUOTE, self._said), (self.ORDER, self._orders)):
+            for at in range(len(tokens) - size + 1):
+                if f" {' '.join(tokens[at : at + size])} " in material:
+                    return "repeats word for word what a tool, a page or a user said"
+        return None
+
+
+def _override(text: str) -> str | None:
+    flat = " ".join(text.split())
+    if _OVERRIDE.search(flat):
+        return "tells the agent to set its instructions aside"
+    if _REVEAL.search(flat):
+        return "tells the agent to give away its instructions"
+    return "tells the agent to take another role" if _POSE.search(flat) else None
+
+
+def _foreign(rollout: Rollout) -> list[str]:
+    """What neither the agent nor the task wrote: results of tools, and messages of a user after the first."""
+    users = [message.content for message in rollout.messages if message.role == "user"]
+    return [*(message.content for message in rollout.messages if message.role == "tool"), *users[1:]]
 
 
 def number_lessons(advantages: Iterable[Advantage]) -> list[tuple[int, Advantage, Lesson]]:

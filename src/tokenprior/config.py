@@ -17,6 +17,7 @@ from tokenprior.agent_settings import AgentSettings
 from tokenprior.errors import ConfigError
 from tokenprior.experience import MAX_WORDS
 from tokenprior.library import Bounds
+from tokenprior.load import HUB
 from tokenprior.models.budget import Limits
 from tokenprior.models.prices import Price
 from tokenprior.models.retried import RetryPolicy
@@ -240,7 +241,7 @@ class TaskSettings(Settings):
     """Where the tasks are.
 
     Attributes:
-        path: JSONL or CSV, relative to the config file.
+        path: JSONL, CSV or Parquet, relative to the config file, or `hub:NAME#SPLIT`; see `load_tasks`.
         fields: which of the file's fields stand for id, question, answer and metadata.
         held_out: a file of its own for the held-out tasks, instead of a split.
         split: parts of `path`.
@@ -368,14 +369,16 @@ def load_config(path: str | Path, *, changes: Mapping[str, Any] | None = None) -
     moved: dict[str, Any] = {"folder": folder}
     moved["store"] = config.store if "://" in config.store else str(folder / config.store)
     if config.tasks:
-        paths = {
-            "path": folder / config.tasks.path,
-            "held_out": config.tasks.held_out and folder / config.tasks.held_out,
-        }
+        held_out = config.tasks.held_out
+        paths = {"path": _within(folder, config.tasks.path), "held_out": held_out and _within(folder, held_out)}
         moved["tasks"] = config.tasks.model_copy(update=paths)
     if config.logs:
         moved["logs"] = config.logs.model_copy(update={"path": folder / config.logs.path})
     return config.model_copy(update=moved)
+
+
+def _within(folder: Path, path: Path) -> Path:
+    return path if str(path).startswith(HUB) else folder / path
 
 
 def _set(value: dict[str, Any], keys: list[str], changed: Any) -> None:

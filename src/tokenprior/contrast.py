@@ -5,14 +5,15 @@ one call compares them, with the current library in view; its lessons are parsed
 
 Departures from the paper: (1) the compact way shows short attempts as they are, one call in place of G + 1. (2) A
 group that failed altogether is contrasted with the reference answer or the verifier's words. (3) A lesson that gives
-away an answer or quotes a question is dropped. (4) Several groups of a batch may be contrasted together, for one rule.
+away an answer, quotes a question, or passes on what a tool or a page said is dropped. (4) Several groups of a batch may
+be contrasted together, for one rule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenprior.advantage import Advantage, LeakGuard, Lesson, parse_lessons
+from tokenprior.advantage import Advantage, InjectionGuard, LeakGuard, Lesson, parse_lessons
 from tokenprior.ask import ask
 from tokenprior.config import LearnConfig
 from tokenprior.experience import count_words
@@ -121,7 +122,8 @@ async def _contrast_together(
     )
     asked = await ask(model, request, joint_prompt.parse_sentence)
     lessons, unparsed = asked.value or ([], [])
-    kept, refused = guarded(lessons, guard, config.library.max_words)
+    injected = InjectionGuard(rollout for group in groups for rollout, _ in group.scored)
+    kept, refused = guarded(lessons, guard, config.library.max_words, injected)
     return Advantage(
         groups=tuple(group.task.id for group in groups),
         rollouts=tuple(f"{rollout.task_id}#{rollout.index}" for group in groups for rollout, _ in group.scored),
@@ -147,7 +149,7 @@ async def _contrast_alone(
     drops: list[Drop] = []
     usage = Usage()
     summaries: list[str | None] = [None] * len(pairs)
-    if not _is_compact(pairs, config):
+    if not _is_compact(group.task, pairs, config):
         summaries, drops, usage = await _summarise(group, pairs, model, config, step)
         pairs = [pair for pair, summary in zip(pairs, summaries, strict=True) if summary is not None]
         summaries = [summary for summary in summaries if summary is not None]
@@ -174,7 +176,8 @@ async def _contrast_alone(
     )
     asked = await ask(model, request, lambda text: parse_lessons(text, limit=config.lessons_per_group))
     lessons, unparsed = asked.value or ([], [])
-    kept, refused = guarded(lessons, guard, config.library.max_words)
+    injected = InjectionGuard(rollout for rollout, _ in pairs)
+    kept, refused = guarded(lessons, guard, config.library.max_words, injected)
     return Advantage(
         groups=(group.task.id,),
         rollouts=rollouts,
@@ -185,13 +188,22 @@ async def _contrast_alone(
     )
 
 
-def guarded(lessons: list[Lesson], guard: LeakGuard, max_words: int) -> tuple[list[Lesson], list[Drop]]:
-    """The lessons that may be kept, and the others with the reason. A leak is not repeated in its drop."""
+def guarded(
+    lessons: list[Lesson], guard: LeakGuard, max_words: int, injected: InjectionGuard | None = None
+) -> tuple[list[Lesson], list[Drop]]:
+    """The lessons that may be kept, and the others with the reason. What leaks or was injected is not repeated in its
+    drop.
+
+    Args:
+        injected: knows the attempts that were shown; where none were, orders and addresses are refused all the same.
+    """
+    injected = injected or InjectionGuard()
     kept: list[Lesson] = []
     drops: list[Drop] = []
     for lesson in lessons:
         count = count_words(lesson.text)
-        if problem := guard.problem(f"{lesson.name}. {lesson.text}"):
+        words = f"{lesson.name}. {lesson.text}"
+        if problem := guard.problem(words) or injected.problem(words):
             drops.append(Drop(what="(withheld)", reason=problem))
         elif count > 2 * max_words:
             # Up to twice the limit the update may still shorten it.
@@ -207,10 +219,11 @@ def _worth_showing(group: Group, config: LearnConfig) -> list[tuple[Rollout, Rew
     return [(rollout, None) for rollout in group.rollouts if rollout.failure is None]
 
 
-def _is_compact(pairs: list[tuple[Rollout, Reward | None]], config: LearnConfig) -> bool:
+def _is_compact(task: Task, pairs: list[tuple[Rollout, Reward | None]], config: LearnConfig) -> bool:
     if config.compact is not None:
         return config.compact
-    return max(len(rollout.output) for rollout, _ in pairs) <= config.attempt_chars
+    limit = config.attempt_chars
+    return max(shown.length(rollout, task.question, limit) for rollout, _ in pairs) <= limit
 
 
 async def _summarise(

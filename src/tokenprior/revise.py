@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from tokenprior.advantage import Advantage, LeakGuard, Lesson, number_lessons
+from tokenprior.advantage import Advantage, InjectionGuard, LeakGuard, Lesson, number_lessons
 from tokenprior.ask import ask
 from tokenprior.config import LearnConfig
 from tokenprior.experience import similarity
@@ -138,12 +138,14 @@ def _without_leaks(operations: Sequence[Operation], guard: LeakGuard) -> tuple[l
     """Operations whose words may be kept. A refused one loses its words, so that the leak is stored nowhere."""
     allowed: list[Operation] = []
     refused: list[Refused] = []
+    injected = InjectionGuard()
     for operation in operations:
         problem = None
-        if guard.problem(operation.reason):
+        if guard.problem(operation.reason) or injected.problem(operation.reason):
             operation = replace(operation, reason="")
         if isinstance(operation, Add | Modify | Merge):
-            problem = guard.problem(f"{operation.name}. {operation.text}")
+            words = f"{operation.name}. {operation.text}"
+            problem = guard.problem(words) or injected.problem(words)
             if problem:
                 operation = replace(operation, name="", text="(withheld)", reason="")
         if problem is None and isinstance(operation, Add) and not operation.lessons:

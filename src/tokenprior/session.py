@@ -22,13 +22,14 @@ from tokenprior.learn import LearnResult, require_tasks
 from tokenprior.learn import learn as learn_library
 from tokenprior.library import Library
 from tokenprior.live import Live
+from tokenprior.load import load_tasks
 from tokenprior.logs import load_logs
 from tokenprior.models.budget import Budget
 from tokenprior.models.connect import Connections
 from tokenprior.progress import OnProgress, Tracker
 from tokenprior.prove import Gate
 from tokenprior.store import Store, open_store
-from tokenprior.task import Split, Task, TaskSet, content_hash, load_tasks
+from tokenprior.task import Split, Task, TaskSet, content_hash
 from tokenprior.tips import tips
 from tokenprior.verifiers import make_verifier
 from tokenprior.verifiers.base import Verifier

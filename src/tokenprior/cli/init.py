@@ -59,7 +59,7 @@ def init(
     import os
 
     from tokenprior.errors import ConfigError
-    from tokenprior.task import load_tasks
+    from tokenprior.load import load_tasks
 
     if to.exists():
         raise ConfigError(f"{to}: is there already; choose another name with --to")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from tokenprior.errors import ModelError
+from tokenprior.redact import redact
 from tokenprior.rollout import Message, StopReason, ToolCall, Usage
 
 IMAGE_TOKENS = 2_000  # reserved for an image; what the large providers charge at most is below
+_REFUSALS = {401: "the key is wrong or missing", 403: "the key may not do this", 404: "no such address or model"}
 
 Phase = Literal["rollout", "judge", "summary", "contrast", "revise", "gate", "audit", "evaluate", "tips"]
 
@@ -68,9 +73,10 @@ class Request:
 
     def content(self) -> dict[str, Any]:
         """Everything that can change the reply, as JSON: what the ledger hashes."""
-        messages: list[Any] = [message.to_json() for message in self.messages]
         if self.body is not None:
-            return self.body | {"messages": messages}
+            # As the program wrote it: `Message` knows nothing of a `name`, or of where one text part ends.
+            return {key: _named(value) for key, value in self.body.items()}
+        messages: list[Any] = [message.to_json() for message in self.messages]
         made: dict[str, Any] = {
             "messages": messages,
             "temperature": self.temperature,
@@ -96,6 +102,18 @@ class Request:
         images = sum(len(message.images) for message in self.messages)
         size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
         return size + 8 * len(self.messages) + IMAGE_TOKENS * images
+
+
+def _named(value: Any) -> Any:
+    """A JSON value with data that stands in it, such as an image, named by its hash."""
+    if isinstance(value, dict):
+        return {key: _named(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_named(item) for item in value]
+    if isinstance(value, str) and value.startswith("data:") and ";base64," in value[:200]:
+        head, _, body = value.partition(";base64,")
+        return f"{head};sha256,{hashlib.sha256(body.encode('utf-8', 'surrogatepass')).hexdigest()}"
+    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +156,50 @@ class CallFailed(Exception):
         super().__init__(f"{kind}: {detail}")
         self.kind, self.detail, self.retryable, self.retry_after_s = kind, detail, retryable, retry_after_s
         self.body = body
+
+
+def refusal(name: str, status: int, headers: Mapping[str, str], detail: str, body: str = "") -> Exception:
+    """What an HTTP status other than success means: the one place where a refusal gets its meaning.
+
+    Args:
+        name: of the model.
+        detail: what the endpoint said, in a line without secrets.
+        body: see `CallFailed.body`.
+
+    Returns:
+        A `ModelError` where no call can do better, else a `CallFailed`.
+    """
+    wait_s = retry_after_s(headers)
+    if status == 429 or (status == 503 and wait_s is not None):
+        return CallFailed("rate-limit", detail, retryable=True, retry_after_s=wait_s, body=body)
+    if status in _REFUSALS:
+        return ModelError(f"{redact(name)} refused: {_REFUSALS[status]} (HTTP {status}: {detail})")
+    retryable = status >= 500 or status in (408, 409, 425)
+    return CallFailed(f"http-{status}", detail, retryable=retryable, retry_after_s=wait_s, body=body)
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds an endpoint asks to wait: `retry-after-ms`, or `Retry-After` in seconds (fractions too) or as a date.
+
+    At most an hour is believed.
+    """
+    lowered = {key.casefold(): value.strip() for key, value in headers.items()}
+    for header, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = lowered.get(header, "")
+        if re.fullmatch(r"\d+(?:\.\d+)?", value):
+            return min(3600.0, float(value) * unit)
+    if value := lowered.get("retry-after", ""):
+        from datetime import UTC, datetime
+        from email.utils import parsedate_to_datetime
+
+        try:
+            until = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        if until.tzinfo is None:
+            until = until.replace(tzinfo=UTC)
+        return min(3600.0, max(0.0, (until - datetime.now(UTC)).total_seconds()))
+    return None
 
 
 class Model(Protocol):

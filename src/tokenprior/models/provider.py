@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tokenprior.errors import ConfigError, ModelError
-from tokenprior.models.base import CallFailed, Reply, Request
+from tokenprior.models.base import CallFailed, Reply, Request, refusal
+from tokenprior.models.base import retry_after_s as retry_after_s
 from tokenprior.operation import shorten
 from tokenprior.redact import redact
 from tokenprior.rollout import Message, StopReason, ToolCall, Usage
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "TOKENPRIOR_API_KEY"
 
-_REFUSALS = {401: "the key is wrong or missing", 403: "the key may not do this", 404: "no such address or model"}
 _STOPS = {"length": StopReason.LENGTH, "content_filter": StopReason.FILTERED}
 
 
@@ -233,15 +233,9 @@ def _mapped(error: Exception, name: str, timeout_s: float) -> Exception:
     detail = shorten(redact(str(error)), 300)
     if isinstance(error, ModelHTTPError):
         status, headers = error.status_code, error.headers or {}
-        wait_s = retry_after_s(headers)
         if isinstance(error, ModelQuotaExceededError):
             return ModelError(f"{redact(name)} refused: the account has no credit left (HTTP {status}: {detail})")
-        if status == 429 or (status == 503 and wait_s is not None):
-            return CallFailed("rate-limit", detail, retryable=True, retry_after_s=wait_s)
-        if status in _REFUSALS:
-            return ModelError(f"{redact(name)} refused: {_REFUSALS[status]} (HTTP {status}: {detail})")
-        retryable = status >= 500 or status in (408, 409, 425)
-        return CallFailed(f"http-{status}", detail, retryable=retryable, retry_after_s=wait_s)
+        return refusal(name, status, headers, detail)
     causes = list(_causes(error))
     # Not by its words or by the client's own class: aiohttp's closed connection reaches us as "Request timed out".
     if any(isinstance(cause, TimeoutError) for cause in causes):
@@ -266,27 +260,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while cause is not None:
         yield cause
         cause = cause.__cause__
-
-
-def retry_after_s(headers: dict[str, str]) -> float | None:
-    """Seconds an endpoint asks to wait: `retry-after-ms`, or `Retry-After` in seconds (fractions too) or as a date.
-
-    At most an hour is believed.
-    """
-    lowered = {key.casefold(): value.strip() for key, value in headers.items()}
-    for header, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        value = lowered.get(header, "")
-        if re.fullmatch(r"\d+(?:\.\d+)?", value):
-            return min(3600.0, float(value) * unit)
-    if value := lowered.get("retry-after", ""):
-        from datetime import UTC, datetime
-        from email.utils import parsedate_to_datetime
-
-        try:
-            until = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        if until.tzinfo is None:
-            until = until.replace(tzinfo=UTC)
-        return min(3600.0, max(0.0, (until - datetime.now(UTC)).total_seconds()))
-    return None

@@ -67,7 +67,7 @@ def messages(
     """
     parts = [f"The task:\n{shown.fenced(task.question, limit)}"]
     parts += [
-        shown.attempt(number, rollout, reward, limit=limit, summary=summary)
+        shown.attempt(number, rollout, reward, limit=limit, question=task.question, summary=summary)
         for number, (rollout, reward, summary) in enumerate(attempts, start=1)
     ]
     if question != "no_ground_truth" and (answer := shown.reference(task)):

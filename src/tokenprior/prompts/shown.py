@@ -22,7 +22,7 @@ DATA_RULE = (
 
 _LEAST = 120  # characters of a message: below that, what says how much was cut takes more room than what is kept
 _MARK = 48  # characters of one line that says what was left out
-_MARKS = 3  # such lines of one attempt: around the answer, and between the first messages and the last
+_MARKS = 2  # such lines of one attempt: before and behind the answer
 
 
 def fenced(text: str, limit: int) -> str:
@@ -148,26 +148,29 @@ def _sections(rollout: Rollout, question: str, limit: int) -> tuple[list[str], i
     if spoken:
         return sections, spoken[-1]
     if final:
-        sections.append(_bounded(f"final answer: {final}", most_answer))
+        sections.append(_bounded(f"final answer: {_inset(final)}", most_answer))
     return sections, len(sections) - 1
 
 
 def _said(message: Message, names: dict[str, str]) -> str:
-    content = message.content.strip()
+    content = _inset(message.content)
     if message.images:
         content += f" [{len(message.images)} {'image' if len(message.images) == 1 else 'images'}]"
     if message.role == "tool":
         return f"{_flat(names.get(message.answers, 'a tool'))} gave: {content or '(nothing)'}"
-    lines = [f"{message.role}: {content}"] if content or not message.tool_calls else []
-    lines += [f"assistant calls {_flat(call.name)}({call.arguments})" for call in message.tool_calls]
+    lines = [f"{message.role}: {content or '(nothing)'}"] if content or not message.tool_calls else []
+    lines += [f"assistant calls {_flat(call.name)}({_inset(call.arguments)})" for call in message.tool_calls]
     return "\n".join(lines)
 
 
+def _inset(text: str) -> str:
+    """With the lines after the first set in, so that no line inside a message can pass for the next message."""
+    return "\n  ".join(text.strip().splitlines())
+
+
 def _bounded(text: str, limit: int) -> str:
-    """Within the limit, what says the cut included. Lines after the first are set in, so that no line inside a message
-    can pass for the next message."""
-    inset = text.replace("\r", "\n").replace("\n", "\n  ")
-    return inset if len(inset) <= limit else _cut(inset, limit - _MARK).replace("\n[...", "\n  [...")
+    """Within the limit, what says the cut included."""
+    return text if len(text) <= limit else _cut(text, limit - _MARK)
 
 
 def _flat(name: str) -> str:

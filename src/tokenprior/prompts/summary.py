@@ -15,7 +15,7 @@ def messages(task: Task, rollout: Rollout, reward: Reward | None, *, limit: int)
     parts = [f"The task:\n{shown.fenced(task.question, limit)}"]
     if reward is not None and (answer := shown.reference(task)):
         parts.append(f"The reference answer:\n{shown.fenced(answer, 1_000)}")
-    parts.append(shown.attempt(1, rollout, reward, limit=limit * 4))
+    parts.append(shown.attempt(1, rollout, reward, limit=limit * 4, question=task.question))
     parts.append(
         "Retell this attempt in at most 150 words: what it did step by step, which knowledge or earlier lessons it "
         "used, where it turned right or wrong, and what its final answer was and in which form. No advice yet."

@@ -94,7 +94,7 @@ def checked_url(text: str) -> URL:
         raise ToolFailed("that is not a URL") from error
     if url.scheme not in ("http", "https"):
         raise ToolFailed("only http:// and https:// addresses can be read")
-    if "@" in url.raw_authority:
+    if re.match(r"[^/?#]*//[^/?#]*@", text):
         raise ToolFailed("a URL with a user or a password is not read")
     if url.port == 0 or not host:
         raise ToolFailed("the URL has no host" if not host else "the URL has no port that can be")
@@ -109,7 +109,7 @@ def _one_spelling(host: str) -> str:
         if _NUMBER.match(host.rpartition(".")[2]):
             return str(ipaddress.IPv4Address(host))
     except ValueError as error:
-        # As in browsers, a host that ends in a number is an IPv4 address. Some programs read 127.1, 0x7f.1 and 2130706433.
+        # As in browsers, a host that ends in a number is an IPv4 address. Some programs read 127.1, 0x7f.1, 2130706433.
         raise ToolFailed("the URL has a number for a host that is not written as an IP address is") from error
     if len(host) > 253 or not _NAME.match(host):
         raise ToolFailed("the URL has a host that is no name")

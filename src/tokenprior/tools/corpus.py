@@ -1,6 +1,6 @@
 """Corpus: a folder of documents in place of the web, behind the same two tools.
 
-Order of events: the files are read and hashed (`Corpus`), an index file of that content is made unless there is one, and
+Order of events: the files are read and hashed (`Corpus`), an index file of that content is made unless there is one,
 every call opens the index for itself, reading only. An index appears whole, under its name, in one step: of two
 processes that build at once the later one replaces an equal file.
 
@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
 import re
 import shutil
 import sqlite3
 import tempfile
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,13 +28,12 @@ from urllib.parse import quote, unquote
 from tokenprior.errors import ConfigError, DataError
 from tokenprior.task import Task, content_hash
 from tokenprior.tools.base import Tool, ToolFailed, ToolSession, ToolSpec
-from tokenprior.tools.markdown import need, to_markdown
+from tokenprior.tools.documents import data_of, files_of, pages_of
 from tokenprior.tools.pagetext import (
     MOST_HITS,
     Hit,
     asked,
     clean,
-    decode,
     listing,
     part,
     read_page_spec,
@@ -43,9 +41,10 @@ from tokenprior.tools.pagetext import (
 )
 
 RULE = 1
-SUFFIXES = (".txt", ".md", ".html", ".htm", ".jsonl")
 _MOST_WORDS = 64
+_APPLICATION = 1953459056  # tells an index from any other SQLite file
 _SCHEMA = """
+PRAGMA application_id = 1953459056;
 CREATE TABLE about (content TEXT NOT NULL);
 CREATE TABLE pages (id INTEGER PRIMARY KEY, url TEXT NOT NULL UNIQUE, title TEXT NOT NULL, text TEXT NOT NULL);
 CREATE VIRTUAL TABLE words USING fts5(
@@ -62,9 +61,7 @@ WHERE words MATCH ? ORDER BY bm25(words, 3.0, 1.0), words.rowid LIMIT ?
 class Corpus:
     """The documents of a folder, indexed. Making it reads all of them: do so before the loop runs, or in a thread.
 
-    Files that end in .txt, .md, .html, .htm and .jsonl count, in folders below too; names that begin with a dot do not.
-    A page is named `corpus://` and its path; a row of a .jsonl file (`text`, and if there are `title` and `url`) by its
-    url, or else by its file and line, as `corpus://notes.jsonl#3`.
+    `documents.py` says what counts as a page, and how it is named.
 
     Args:
         folder: where they are.
@@ -78,8 +75,8 @@ class Corpus:
 
     def __init__(self, folder: str | Path, *, index: str | Path | None = None) -> None:
         self._folder = Path(folder)
-        files = _files(self._folder)
-        self.content = content_hash([RULE, [(name, hashlib.sha256(data).hexdigest()) for name, data in _data(files)]])
+        files = files_of(self._folder)
+        self.content = content_hash([RULE, [(name, hashlib.sha256(data).hexdigest()) for name, data in data_of(files)]])
         if index is None:
             own = tempfile.mkdtemp(prefix="tokenprior-corpus-")
             weakref.finalize(self, shutil.rmtree, own, ignore_errors=True)
@@ -117,12 +114,9 @@ class Corpus:
         raise ToolFailed(f"{url[:200]}: there is no such page; search gives the URLs that there are")
 
     def _opened(self) -> closing[sqlite3.Connection]:
-        connection = _connected(self._index)
-        content = connection.execute("SELECT content FROM about").fetchone()[0]
-        if content != self.content:
-            connection.close()
-            raise DataError(f"{self._index}: the documents were changed and indexed again since this run began")
-        return closing(connection)
+        if _content_of(self._index) != self.content:
+            raise DataError(f"{self._index}: the documents were changed, or their index was, since this run began")
+        return closing(_connected(self._index))
 
 
 def corpus_tools(
@@ -222,66 +216,8 @@ def matching(query: str) -> str:
     return " OR ".join(f'"{word}"' for word in list(words)[:_MOST_WORDS])
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise DataError(f"corpus: {folder} is no folder")
-    files = {
-        path.relative_to(folder).as_posix(): path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file()
-    }
-    kept = {name: files[name] for name in sorted(files) if not re.search(r"(?:^|/)\.", name)}
-    if not kept:
-        raise DataError(f"corpus: {folder} holds no document (expected files that end in {', '.join(SUFFIXES)})")
-    return kept
-
-
-def _data(files: Mapping[str, Path]) -> Iterator[tuple[str, bytes]]:
-    for name, path in files.items():
-        try:
-            yield name, path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _pages(files: Mapping[str, Path]) -> Iterator[tuple[str, str, str]]:
-    """URL, title and text of every page, in the order of the files' names."""
-    for name, data in _data(files):
-        suffix = Path(name).suffix.lower()
-        try:
-            text = clean(decode(data))
-        except ToolFailed as error:
-            raise DataError(f"{files[name]}: is no text") from error
-        url = "corpus://" + quote(name)
-        if suffix == ".jsonl":
-            yield from _rows(text, files[name], url)
-            continue
-        title = ""
-        if suffix in (".html", ".htm"):
-            need()
-            title, text = to_markdown(text)
-        if not title and (heading := re.search(r"^#{1,6}[ \t]+(\S.*)$", text, re.MULTILINE)) and suffix != ".txt":
-            title = heading[1].strip()
-        yield url, title or Path(name).stem, text.strip()
-
-
-def _rows(text: str, path: Path, url: str) -> Iterator[tuple[str, str, str]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{number}: not JSON") from error
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-            raise DataError(f"{path}:{number}: expected an object with a field text, and if there are title and url")
-        # JSON can spell control characters and halves of surrogate pairs that its text does not hold.
-        named = clean(str(row.get("url") or "")).strip() or f"{url}#{number}"
-        yield named, clean(str(row.get("title") or "")).strip() or named, clean(row["text"]).strip()
-
-
 def _connected(index: Path) -> sqlite3.Connection:
-    # `immutable`: an index never changes, another one takes its name. So nothing is locked and nothing written beside it.
+    # `immutable`: an index never changes, another one takes its name. So nothing is locked or written beside it.
     return sqlite3.connect(f"file:{quote(str(index.absolute()))}?mode=ro&immutable=1", uri=True)
 
 
@@ -296,7 +232,9 @@ def _content_of(index: Path) -> str | None:
         return None
     try:
         with closing(_connected(index)) as connection:
-            return str(connection.execute("SELECT content FROM about, pages LIMIT 1").fetchone()[0])
+            if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
+                return None
+            return str(connection.execute("SELECT content FROM about").fetchone()[0])
     except (sqlite3.Error, TypeError):
         return None
 
@@ -325,10 +263,12 @@ def _fill(connection: sqlite3.Connection, files: Mapping[str, Path], content: st
         raise ConfigError(f"corpus: this Python's SQLite cannot search text: {error}") from error
     with connection:
         connection.execute("INSERT INTO about VALUES (?)", (content,))
-        for url, title, text in _pages(files):
+        for url, title, text in pages_of(files):
             try:
                 connection.execute("INSERT INTO pages (url, title, text) VALUES (?, ?, ?)", (url, title, text))
             except sqlite3.IntegrityError as error:
                 raise DataError(f"corpus: {url} stands for two pages: give each a url of its own") from error
+        if connection.execute("SELECT count(*) FROM pages").fetchone()[0] == 0:
+            raise DataError("corpus: the documents hold no page")
         connection.execute("INSERT INTO words (words) VALUES ('rebuild')")
         connection.execute("INSERT INTO words (words) VALUES ('optimize')")

@@ -111,7 +111,8 @@ def schema_text(columns: Iterable[tuple[Cell, ...]]) -> str:
     """Tables as short `CREATE TABLE` lines, from rows of table, column and type."""
     tables: dict[str, list[str]] = {}
     for table, column, kind in columns:
-        tables.setdefault(_name(str(table)), []).append(f"{_name(str(column))} {kind!s}".strip())
+        short = str(kind).partition("(")[0]  # lengths change nothing in SQLite
+        tables.setdefault(_name(str(table)), []).append(f"{_name(str(column))} {short}".strip())
     return "\n".join(f"CREATE TABLE {table}({', '.join(names)})" for table, names in tables.items()) or "(no tables)"
 
 

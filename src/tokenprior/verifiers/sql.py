@@ -349,9 +349,9 @@ def _explained(ours: list[Row], theirs: list[Row], wanted: _Wanted, found: Rows,
     size = f"The query returned {_count(theirs, 'row')}, wanted {_count(ours, 'row')}."
     if len(ours) == len(theirs):
         if width > wanted.width and find_columns(ours, theirs, wanted.width, width, none, "extra"):
-            return f"Same rows, but with {width - wanted.width} columns too many."
+            return f"Same rows, but with {width} columns, wanted {wanted.width}."
         if width < wanted.width and find_columns(theirs, ours, width, wanted.width, none, "extra"):
-            return f"Same rows, but {wanted.width - width} of {wanted.width} columns are missing."
+            return f"Same rows, but a column is missing: {width} columns, wanted {wanted.width}."
         if find_columns(ours, theirs, wanted.width, width, none, columns):
             return "Same rows, but in another order."
         if find_columns(ours, theirs, wanted.width, width, none, "any_order"):

@@ -1,0 +1,324 @@
+"""Forward: a request that a program made itself goes to an OpenAI-compatible address as it is, and so does its reply.
+
+Order of events: the body is sent; a refusal gets its meaning (`refusal`); a whole reply is read, or the events of a
+stream are handed on one by one as they end; from a copy the text, the calls of tools and the usage are read for the
+ledger. What the ledger keeps of the reply (`Reply.body`) is what the program got, byte for byte.
+
+One thing is changed on the way: a stream that was not asked to count its tokens is, and the event that says so is kept
+from the program. Events in between may then hold a `"usage": null` that the program did not ask for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+
+from tokenprior.errors import ConfigError, ModelError
+from tokenprior.models.base import CallFailed, Reply, Request, refusal
+from tokenprior.operation import shorten
+from tokenprior.redact import redact
+from tokenprior.rollout import Message, StopReason, ToolCall, Usage
+
+if TYPE_CHECKING:
+    from aiohttp import ClientResponse, ClientSession
+
+KEY_VARIABLE = "TOKENPRIOR_API_KEY"
+MOST_BYTES = 50_000_000  # of one reply
+
+_STOPS = {"length": StopReason.LENGTH, "content_filter": StopReason.FILTERED}
+_NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "credit_balance_exhausted"}
+_EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+
+
+class ForwardModel:
+    """An OpenAI-compatible address for requests with a `body`. Tries once; `RetriedModel` asks again.
+
+    Args:
+        base_url: such as `http://HOST/v1`, or a function that gives it before each call, for a server that may be
+            started anew at another address.
+        name: what the ledger, the prices and messages call it.
+        key: sent as a bearer token; empty sends none.
+        path: behind the base, where the requests go.
+        count_streams: whether to ask for the usage of a stream. Without it `MeteredModel` estimates; there are servers
+            that refuse `stream_options`.
+    """
+
+    def __init__(
+        self,
+        base_url: str | Callable[[], Awaitable[str]],
+        *,
+        name: str,
+        key: str = "",
+        path: str = "chat/completions",
+        count_streams: bool = True,
+    ) -> None:
+        self._base_url, self._name, self._key, self._path = base_url, name, key, path
+        self._count_streams = count_streams
+        self._session: ClientSession | None = None
+
+    @classmethod
+    def at(cls, name: str, *, key_variable: str | None = None, count_streams: bool = True) -> Self:
+        """From `http(s)://HOST/v1#MODEL`; the model `*` is whatever the program asks for.
+
+        Args:
+            key_variable: environment variable that holds the key.
+
+        Raises:
+            ConfigError: the name cannot be understood, or its key is not in the environment.
+        """
+        base_url, _, model = name.partition("#")
+        if not model or not urlsplit(base_url).netloc or urlsplit(base_url).scheme not in ("http", "https"):
+            raise ConfigError(
+                f"model {redact(name)!r}: expected http://HOST/v1#MODEL, with the model's name, or *, behind the #"
+            )
+        if key_variable and key_variable not in os.environ:
+            raise ConfigError(f"model {redact(name)!r}: the environment variable {key_variable} is not set")
+        # Never OPENAI_API_KEY by itself: it would send OpenAI's key to whoever runs this address.
+        key = os.environ.get(key_variable or KEY_VARIABLE, "")
+        return cls(base_url, name=name, key=key, count_streams=count_streams)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def answer(self, request: Request) -> Reply:
+        """See `Model.answer`. What `request.on_bytes` raises is raised."""
+        if request.body is None:
+            raise ValueError(f"{self._name} answers requests with a body only")
+        told = _Told(request.on_bytes)
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.001, request.timeout_s)):
+                reply = await self._exchange(request.body, told)
+        except (CallFailed, ModelError):
+            raise
+        except Exception as error:
+            raise self._mapped(error, told, request.timeout_s) from error
+        return Reply(
+            text=reply.text,
+            stop=_STOPS.get(reply.finish, StopReason.DONE),
+            usage=reply.usage,
+            latency_s=time.monotonic() - started,
+            tool_calls=tuple(ToolCall(**call) for _, call in sorted(reply.calls.items())),
+            body=told.body.decode("utf-8", "surrogateescape"),
+        )
+
+    async def _exchange(self, body: dict[str, Any], told: _Told) -> _Read:
+        streams = body.get("stream") is True
+        options = body.get("stream_options")
+        asked = isinstance(options, dict) and options.get("include_usage") is True
+        counted = streams and self._count_streams and not asked
+        if counted:
+            body = body | {"stream_options": (options if isinstance(options, dict) else {}) | {"include_usage": True}}
+        base_url = self._base_url if isinstance(self._base_url, str) else await self._base_url()
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        async with self._opened().post(
+            f"{base_url.rstrip('/')}/{self._path}",
+            data=json.dumps(body).encode(),
+            headers=headers,
+            allow_redirects=False,
+        ) as response:
+            if response.status != 200:
+                raise await self._refused(response)
+            # There are servers that know no streams and answer as a whole.
+            if streams and response.content_type != "application/json":
+                return await _streamed(response, told, strip_usage=counted)
+            async for piece in response.content.iter_any():
+                told.keep(piece)
+            return _whole(bytes(told.body))
+
+    async def _refused(self, response: ClientResponse) -> Exception:
+        said = redact((await response.content.read(1_000_000)).decode("utf-8", "replace"))
+        try:
+            error = json.loads(said)["error"]
+            words = str(error["message"])
+        except (ValueError, LookupError, TypeError, RecursionError):
+            error, words = {}, said
+        detail = shorten(words, 300) or f"HTTP {response.status}"
+        if response.status == 402 or (response.status == 429 and _NO_CREDIT & {error.get("code"), error.get("type")}):
+            return ModelError(f"{redact(self._name)} refused: the account has no credit left ({detail})")
+        return refusal(self._name, response.status, response.headers, detail, said)
+
+    def _opened(self) -> ClientSession:
+        from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+
+        if self._session is None:
+            # The limit of calls in flight is `RetriedModel`'s, the time they may take `answer`'s.
+            self._session = ClientSession(
+                connector=TCPConnector(limit=0),
+                cookie_jar=DummyCookieJar(),
+                timeout=ClientTimeout(total=None, sock_connect=30),
+                trust_env=False,
+            )
+        return self._session
+
+    def _mapped(self, error: Exception, told: _Told, timeout_s: float) -> Exception:
+        """Foreign errors as ours. What was handed on cannot be taken back, and is not asked for again."""
+        from aiohttp import ClientConnectorError, ClientError, ConnectionTimeoutError
+
+        again = not told.handed_on
+        detail = shorten(redact(str(error)), 300) or type(error).__name__
+        if isinstance(error, _Garbled):
+            return CallFailed("garbled", detail, retryable=again)
+        if isinstance(error, ClientConnectorError | ConnectionTimeoutError | socket.gaierror):
+            return CallFailed("unreachable", detail, retryable=again)
+        if isinstance(error, TimeoutError):
+            return CallFailed("timeout", f"no reply within {timeout_s:.3g} s", retryable=False)
+        if isinstance(error, ClientError | OSError):
+            return CallFailed("connection", detail, retryable=again)
+        return error
+
+
+class _Garbled(Exception):
+    """A reply came that is none."""
+
+
+@dataclass(slots=True)
+class _Told:
+    """What the program is told: kept, and handed on."""
+
+    on_bytes: Callable[[bytes], Awaitable[None]] | None
+    body: bytearray = field(default_factory=bytearray)
+    handed_on: bool = False
+
+    def keep(self, piece: bytes) -> None:
+        self.body += piece
+        if len(self.body) > MOST_BYTES:
+            raise CallFailed("garbled", f"the reply is longer than {MOST_BYTES:,} bytes", retryable=False)
+
+    async def pass_on(self, piece: bytes) -> None:
+        self.keep(piece)
+        if self.on_bytes is not None:
+            self.handed_on = True
+            await self.on_bytes(piece)
+
+
+@dataclass(slots=True)
+class _Read:
+    """What a reply says, as far as it was read. Of several choices the first is the reply."""
+
+    text: str = ""
+    finish: str = ""
+    usage: Usage = field(default_factory=lambda: Usage(calls=1, cost_usd=None))
+    calls: dict[int, dict[str, str]] = field(default_factory=dict)
+
+    def call(self, place: int, value: Any) -> None:
+        """Note a call of a tool, or a further piece of one."""
+        if not isinstance(value, Mapping):
+            return
+        inner = value.get("function") or value.get("custom")
+        inner = inner if isinstance(inner, Mapping) else {}
+        place = value["index"] if isinstance(value.get("index"), int) else place
+        kept = self.calls.setdefault(place, {"id": "", "name": "", "arguments": ""})
+        kept["id"] = str(value.get("id") or kept["id"])
+        kept["name"] = str(inner.get("name") or kept["name"])
+        arguments = inner.get("arguments", inner.get("input")) or ""
+        kept["arguments"] += arguments if isinstance(arguments, str) else json.dumps(arguments)
+
+    def message(self, value: Any) -> None:
+        """Take in a message, or a piece of one."""
+        if not isinstance(value, Mapping):
+            return
+        if content := value.get("content") or value.get("refusal"):
+            self.text += Message.from_json({"role": "assistant", "content": content}).content
+        calls = value.get("tool_calls")
+        for place, call in enumerate(calls if isinstance(calls, list) else ()):
+            self.call(place, call)
+
+    def count(self, used: Any) -> None:
+        """Take in what the endpoint counted."""
+        if not isinstance(used, Mapping):
+            return
+        details = used.get("prompt_tokens_details")
+        cached = details.get("cached_tokens") if isinstance(details, Mapping) else 0
+        counts = [used.get("prompt_tokens"), used.get("completion_tokens"), cached]
+        into, out, cached = (count if isinstance(count, int) and count > 0 else 0 for count in counts)
+        self.usage = Usage(calls=1, input_tokens=into, output_tokens=out, cached_tokens=cached, cost_usd=None)
+
+    def choice(self, value: Mapping[str, Any], part: str) -> None:
+        if value.get("index") in (None, 0):
+            self.message(value.get(part))
+            self.finish = str(value.get("finish_reason") or self.finish)
+
+
+def _whole(body: bytes) -> _Read:
+    try:
+        value = json.loads(body)
+        choices = value["choices"]
+        first = choices[0]
+        if not isinstance(first["message"], dict):
+            raise TypeError("a message is no object")
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        start = body[:100].decode("utf-8", "replace")
+        raise _Garbled(f"expected a chat completion with choices, got {start!r}") from error
+    read = _Read()
+    read.choice(first, "message")
+    read.count(value.get("usage"))
+    return read
+
+
+async def _streamed(response: ClientResponse, told: _Told, *, strip_usage: bool) -> _Read:
+    read, ended = _Read(), False
+    async for event in _events(response):
+        data = b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
+        if data == b"[DONE]":
+            ended = True
+        value = _event_value(data)
+        if "error" in value and "choices" not in value:
+            again = not told.handed_on
+            words = value["error"].get("message") if isinstance(value["error"], dict) else value["error"]
+            if told.handed_on:
+                await told.pass_on(event)
+            raise CallFailed("connection", shorten(redact(f"the stream broke off: {words}"), 300), retryable=again)
+        read.count(value.get("usage"))
+        choices = value.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, Mapping):
+                read.choice(choice, "delta")
+        if not (strip_usage and choices == [] and value.get("usage")):
+            await told.pass_on(event)
+    if not ended and not read.finish:
+        # A server that closes the connection in place of a proper end cannot be told from one that is done.
+        raise CallFailed("connection", "the stream ended before its end", retryable=not told.handed_on)
+    return read
+
+
+async def _events(response: ClientResponse) -> AsyncIterator[bytes]:
+    """The events of a stream as they came, each with the blank line at its end."""
+    rest = b""
+    async for piece in response.content.iter_any():
+        # A line end may be cut in two, so the last bytes of what was seen before are looked at again.
+        seen, rest = max(0, len(rest) - 3), rest + piece
+        start = 0
+        while end := _EVENT_END.search(rest, max(start, seen)):
+            yield rest[start : end.end()]
+            start = end.end()
+        rest = rest[start:]
+        if len(rest) > MOST_BYTES:
+            raise CallFailed("garbled", f"an event is longer than {MOST_BYTES:,} bytes", retryable=False)
+    if rest:
+        yield rest
+
+
+def _event_value(data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data) if data else {}
+    except (ValueError, RecursionError):
+        return {}  # a comment, or what only the program understands
+    return value if isinstance(value, dict) else {}
