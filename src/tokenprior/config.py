@@ -244,12 +244,14 @@ class TaskSettings(Settings):
         path: JSONL, CSV or Parquet, relative to the config file, or `hub:NAME#SPLIT`; see `load_tasks`.
         fields: which of the file's fields stand for id, question, answer and metadata.
         held_out: a file of its own for the held-out tasks, instead of a split.
+        held_out_fields: of that file, if they are not those of `path`.
         split: parts of `path`.
     """
 
     path: Path
     fields: dict[Literal["id", "question", "answer", "metadata", "images"], str] = Field(default_factory=dict)
     held_out: Path | None = None
+    held_out_fields: dict[Literal["id", "question", "answer", "metadata", "images"], str] | None = None
     split: SplitSettings | None = None
 
 

@@ -5,9 +5,9 @@ runs one statement under limits, and writes the rows back as one line of JSON; t
 
 What is covered: the file is opened read-only and unlocked (`immutable`), and only reading is authorised: no write, no
 ATTACH, no PRAGMA but those that describe tables, no extension, one statement. Time is bounded inside SQLite, by an
-alarm, by CPU seconds, and by the parent, who kills. Memory is bounded by SQLite's heap limit and by the address space,
-a value by its length, a result by its rows and bytes. The process may write no file, and gets no environment that
-could hold a key.
+alarm a second later, by CPU seconds, and by the parent, who kills at the latest 30 seconds later. Memory is bounded by
+SQLite's heap limit and by the address space, a value by its length, a result by its rows and bytes. The process may
+write no file, and gets no environment that could hold a key.
 
 What is not: the process has the rights of this user, so a hole in SQLite itself is not contained. Where there is no
 module `resource` (Windows) the bounds of SQLite and the parent's kill are all there is. A database in WAL mode is read
@@ -312,7 +312,7 @@ def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _connection(request: Mapping[str, Any], refused: list[str]) -> sqlite3.Connection:
-    uri = Path(request["path"]).as_uri() + "?mode=ro&immutable=1"
+    uri = Path(os.path.abspath(request["path"])).as_uri() + "?mode=ro&immutable=1"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=0)
     connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
     for pragma in ("query_only=1", "temp_store=MEMORY", f"hard_heap_limit={HEAP_BYTES}", "trusted_schema=0"):

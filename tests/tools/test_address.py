@@ -7,7 +7,7 @@ import ipaddress
 import socket
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenprior.errors import ConfigError
@@ -75,6 +75,7 @@ def test_a_host_has_one_spelling(text: str, read: str) -> None:
     assert str(url) == read
 
 
+@settings(deadline=None, derandomize=True, database=None)
 @given(st.integers(0, 2**32 - 1))
 def test_an_ipv4_address_is_as_public_inside_of_ipv6_as_outside(number: int) -> None:
     address = ipaddress.IPv4Address(number)
@@ -86,6 +87,7 @@ def test_an_ipv4_address_is_as_public_inside_of_ipv6_as_outside(number: int) -> 
         assert not address.is_multicast
 
 
+@settings(deadline=None, derandomize=True, database=None)
 @given(st.integers(0, 2**128 - 1))
 def test_an_ipv6_address_that_is_public_is_global_unicast(number: int) -> None:
     address = ipaddress.IPv6Address(number)
@@ -97,6 +99,7 @@ def test_an_ipv6_address_that_is_public_is_global_unicast(number: int) -> None:
 _SPELLINGS = st.sampled_from(["{:d}", "{:#x}", "0{:o}", "{:03d}"])
 
 
+@settings(deadline=None, derandomize=True, database=None)
 @given(st.lists(st.tuples(st.integers(0, 255), _SPELLINGS), min_size=1, max_size=4))
 def test_no_spelling_of_a_private_number_gets_through(parts: list[tuple[int, str]]) -> None:
     host = ".".join(spelling.format(number) for number, spelling in parts)
@@ -111,6 +114,7 @@ def test_no_spelling_of_a_private_number_gets_through(parts: list[tuple[int, str
     assert is_public(meant)
 
 
+@settings(deadline=None, derandomize=True, database=None)
 @given(st.text(max_size=60))
 def test_any_text_is_a_url_or_refused(text: str) -> None:
     for given_text in (text, f"http://{text}/", f"http://good.example{text}"):

@@ -1,10 +1,11 @@
-"""The tool `sql`, and that nothing a model writes changes a database, leaves it, or runs for ever. Processes are real."""
+"""The tool `sql`: nothing a model writes changes a database, leaves it, or runs for ever. Processes are real."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import hashlib
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -115,7 +116,7 @@ async def test_a_long_cell_is_cut(pets: Path) -> None:
         ("ATTACH '{folder}/new.sqlite' AS x", "refused: ATTACH"),
         ("VACUUM INTO '{folder}/new.sqlite'", "refused: ATTACH"),
         ("VACUUM", "nothing can be changed"),
-        ("REINDEX", "nothing can be changed"),
+        ("REINDEX", "there is no SELECT in it"),
         ("ANALYZE", "nothing can be changed"),
         ("PRAGMA writable_schema = 1", "refused: PRAGMA writable_schema"),
         ("PRAGMA query_only = 0", "refused: PRAGMA query_only"),
@@ -139,7 +140,7 @@ async def test_a_query_that_is_wrong_or_hostile_is_answered_with_words(pets: Pat
     assert words in str(error.value)
     assert str(pets) not in str(error.value)
     assert hashlib.sha256((pets / "pets.sqlite").read_bytes()).hexdigest() == before
-    assert [path.name for path in pets.iterdir()] == ["pets.sqlite"]
+    assert os.listdir(pets) == ["pets.sqlite"]
 
 
 @pytest.mark.anyio
@@ -148,7 +149,8 @@ async def test_a_query_that_is_wrong_or_hostile_is_answered_with_words(pets: Pat
     [
         f"{ENDLESS} SELECT count(*) FROM n",
         f"{ENDLESS} SELECT max(length(hex(zeroblob(400000)))) FROM n",
-        "SELECT '" + "a" * 40_000 + "' GLOB '" + "*a" * 400 + "b'",  # one function call: no progress is asked about
+        # one call of a function, which nobody can interrupt but by killing
+        "SELECT instr(replace(hex(zeroblob(500000)), '0', 'a'), replace(hex(zeroblob(250000)), '0', 'a') || 'b')",
     ],
 )
 async def test_a_query_without_end_is_stopped(pets: Path, query: str) -> None:
@@ -167,7 +169,7 @@ async def test_a_query_without_end_is_stopped(pets: Path, query: str) -> None:
     ],
 )
 async def test_memory_is_bounded(pets: Path, query: str) -> None:
-    with pytest.raises(QueryFailed, match="more memory than it may|larger than 16 MB"):
+    with pytest.raises(QueryFailed, match=r"more memory than it may|larger than 16 MB"):
         await run_query(pets / "pets.sqlite", query, keep=10_000_000, timeout_s=20)
 
 
@@ -297,7 +299,7 @@ def test_the_fingerprint_knows_settings_and_data(pets: Path) -> None:
     ],
 )
 def test_a_wrong_setting_is_refused(change: Callable[[], SqlTool]) -> None:
-    with pytest.raises(ConfigError, match="sql: .* expected"):
+    with pytest.raises(ConfigError, match=r"sql: .* expected"):
         change()
 
 

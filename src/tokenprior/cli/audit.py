@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tokenprior.cli.setting import Set, configured
+
 
 def audit(
     config: Annotated[Path, typer.Argument(help="A YAML config.")],
@@ -16,6 +18,7 @@ def audit(
     rollouts: Annotated[int, typer.Option(min=2, help="The most attempts to spend.")] = 200,
     to: Annotated[Path | None, typer.Option(help="Write the library with its effects, as JSON, to this file.")] = None,
     drop: Annotated[bool, typer.Option("--drop", help="Leave out of that file what hurts.")] = False,
+    changes: Set = None,
 ) -> None:
     """Measure what each lesson of a library does, on the gate tasks, or on the practice tasks if there are none."""
     import asyncio
@@ -23,13 +26,12 @@ def audit(
     from tokenprior.audit import Audit
     from tokenprior.cli.live import Live
     from tokenprior.cli.show import library_of
-    from tokenprior.config import load_config
     from tokenprior.errors import ConfigError
     from tokenprior.session import session
 
     if drop and to is None:
         raise ConfigError("--drop: there is no file to leave lessons out of: name one with --to")
-    loaded = load_config(config)
+    loaded = configured(config, changes)
     given = library_of(library, loaded.store) if library else None
 
     async def run() -> tuple[Audit, bool]:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from tokenprior.cli.setting import Set, configured
+
+if TYPE_CHECKING:
+    from tokenprior.config import Config
 
 
 def doctor(
     config: Annotated[
         Path | None, typer.Argument(help="A YAML config, to check its tasks, verifier and models.")
     ] = None,
+    changes: Set = None,
 ) -> None:
     """Say what is installed, what is missing, and whether a config's data and endpoints answer."""
     import importlib.util
@@ -21,32 +27,38 @@ def doctor(
     from tokenprior import __version__
     from tokenprior.models.catalog import CATALOG
     from tokenprior.models.pull import find_here
+    from tokenprior.tools.sandbox import probe
 
     print(f"tokenprior {__version__}, Python {platform.python_version()}, {sys.platform}")
-    for package, extra, what in (("xllamacpp", "local", "embedded model"), ("math_verify", "math", "math verifier")):
+    for package, extra, what in (
+        ("xllamacpp", "local", "embedded model"),
+        ("math_verify", "math", "math verifier"),
+        ("markdownify", "web", "pages as text"),
+        ("fastmcp", "mcp", "MCP servers"),
+        ("datasets", "hf", "Parquet and data sets of the hub"),
+    ):
         found = importlib.util.find_spec(package) is not None
         print(f"{what}: {'installed' if found else f'missing, pip install tokenprior[{extra}]'}")
     for model in CATALOG.values():
         print(f"embedded:{model.name}: {find_here(model) or 'not fetched (tokenprior models pull)'}")
-    print("code sandbox: none; tokenprior runs no code that a model wrote")
+    for level in probe():
+        print(f"code sandbox {level.name}: {'usable' if level.usable else f'not usable, {level.why}'}")
     if config is not None:
-        _check(config)
+        _check(configured(config, changes))
 
 
-def _check(path: Path) -> None:
+def _check(config: Config) -> None:
     import asyncio
 
-    from tokenprior.config import load_config
     from tokenprior.errors import TokenpriorError
     from tokenprior.models.base import CallFailed
     from tokenprior.session import read_tasks
     from tokenprior.verifiers import make_verifier
 
-    config = load_config(path)
     split = read_tasks(config)
     print(f"tasks: {len(split.practice)} practice, {len(split.gate)} gate, {len(split.held_out)} held out")
     if config.verifier.get("kind") != "judge":
-        make_verifier(config.verifier, tasks=split.every)
+        make_verifier(config.verifier, tasks=split.every, folder=config.folder)
         print(f"verifier: {config.verifier['kind']}")
     failed = False
     for name in dict.fromkeys(filter(None, (config.agent.model, config.learner, config.judge))):

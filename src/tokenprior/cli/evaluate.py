@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tokenprior.cli.setting import Set, configured
+
 if TYPE_CHECKING:
     from tokenprior.comparison import Comparison
     from tokenprior.config import Config
@@ -29,9 +31,10 @@ def evaluate(
     library: Annotated[
         Path | None, typer.Option(help="A library file; the one this config learned by default.")
     ] = None,
+    changes: Set = None,
 ) -> None:
     """Score a library on the held-out tasks, beside no prior at all: `compare` with one arm."""
-    compare(config, arm=[f"library={library}"] if library else [])
+    compare(config, arm=[f"library={library}"] if library else [], changes=changes)
 
 
 def compare(
@@ -56,15 +59,15 @@ def compare(
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole comparison to this file.")] = None,
     html_file: Annotated[Path | None, typer.Option("--html", help="Write it as one page for a browser.")] = None,
+    changes: Set = None,
 ) -> None:
     """Compare libraries with no prior on the held-out tasks, paired by task, with intervals."""
     import asyncio
     import json
 
-    from tokenprior.config import load_config
     from tokenprior.exports.page import comparison_page
 
-    loaded = load_config(config)
+    loaded = configured(config, changes)
     changed = {"k": k or loaded.evaluate.k, "stop_early": stop_early or loaded.evaluate.stop_early}
     loaded = loaded.model_copy(update={"evaluate": loaded.evaluate.model_copy(update=changed)})
     made = asyncio.run(_compared(loaded, _arms(arm, loaded.store), control))
@@ -143,7 +146,7 @@ def _circumstances(config: Config) -> dict[str, Any]:
     return {
         "name": config.name,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "model": redact(config.agent.model),
+        "model": redact(config.agent.model or config.agent.kind),
         "temperature": config.evaluate.temperature,
         "verifier": config.verifier.get("kind", ""),
         "tokenprior": __version__,

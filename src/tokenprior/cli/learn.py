@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tokenprior.cli.setting import Set, configured
+
 if TYPE_CHECKING:
     from tokenprior.learn import LearnResult
 
@@ -15,17 +17,17 @@ def learn(
     config: Annotated[Path, typer.Argument(help="A YAML config; `tokenprior init` writes one.")],
     start: Annotated[Path | None, typer.Option(help="A library to begin with (JSON, or the reference's YAML).")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it may take at most, and stop.")] = False,
+    changes: Set = None,
 ) -> None:
     """Learn an experience library from groups of attempts. The same command goes on where it stopped."""
     import asyncio
 
     from tokenprior.cli.live import Live, money, tokens
     from tokenprior.cli.show import naming
-    from tokenprior.config import load_config
     from tokenprior.exports import import_library
     from tokenprior.session import read_tasks, session
 
-    loaded = load_config(config)
+    loaded = configured(config, changes)
     begin = import_library(start) if start else None
     if dry_run:
         from tokenprior.forecast import forecast

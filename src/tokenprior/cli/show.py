@@ -142,6 +142,16 @@ def _groups(store: Any, run: str, step: int | None) -> list[str]:
     return lines
 
 
+def _message(value: Any) -> list[str]:
+    from tokenprior.rollout import Message
+
+    message = Message.from_json(value)
+    answers = f" (answers {message.answers})" if message.answers else ""
+    lines = [f"-- {message.role}{answers}", *([message.content] if message.content else [])]
+    lines += [f"[image {image[:80]}]" for image in message.images]
+    return lines + [f"calls {call.name} ({call.id}): {call.arguments}" for call in message.tool_calls]
+
+
 def _rollout(store: Any, run: str, what: str, step: int | None) -> list[str]:
     task, _, index = what.rpartition("#")
     lines: list[str] = []
@@ -149,10 +159,16 @@ def _rollout(store: Any, run: str, what: str, step: int | None) -> list[str]:
         if str(row["attempt"]) != index:
             continue
         lines.append(f"== {row['phase']} step {row['step']}, {task}#{index}")
-        lines += [f"-- {role}\n{content}" for role, content in row["rollout"]["messages"]]
+        for message in row["rollout"]["messages"]:
+            lines += _message(message)
         if row["rollout"]["failure"]:
             lines.append(f"-- failed: {': '.join(row['rollout']['failure'])}")
         reward = row["reward"] or {}
+        doubts = sum("doubt" in call for call in row["rollout"]["metadata"].get("tools", ()))
+        if doubts:
+            lines.append(
+                f"-- {doubts} calls of tools were cut off by a crash and not made again: they may have taken effect"
+            )
         lines.append(f"-- reward {reward.get('value')}  {reward.get('reason', '')} {reward.get('feedback', '')}")
     return lines
 

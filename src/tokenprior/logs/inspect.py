@@ -25,11 +25,12 @@ from tokenprior.logs.base import (
     parsed,
     short,
     task_name,
+    tokens,
     whole,
 )
 from tokenprior.redact import redact
 from tokenprior.reward import Reward
-from tokenprior.rollout import Failure, StopReason, Usage
+from tokenprior.rollout import Failure, Message, StopReason, Usage
 
 _GRADES = {"C": 1.0, "I": 0.0, "P": 0.5, "yes": 1.0, "no": 0.0, "true": 1.0, "false": 0.0}
 _STOPS = {"max_tokens": StopReason.LENGTH, "model_length": StopReason.LENGTH, "content_filter": StopReason.FILTERED}
@@ -45,13 +46,15 @@ def read(path: Path, fields: Mapping[str, str]) -> Iterator[Found]:
         DataError: the file is no such log, or a sample is not as it should be.
     """
     samples = list(_zipped(path) if zipfile.is_zipfile(path) else _plain(path))
-    # Samples stand in a zip by name, so that 10 comes before 2.
-    samples.sort(key=lambda one: (one[1].get("epoch") if isinstance(one[1].get("epoch"), int) else 0))
-    named = {(type(s.get("id")).__name__, s.get("id")) for _, s in samples if isinstance(s.get("id"), str | int)}
-    order = {one: place for place, one in enumerate(sorted(named))}
-    samples.sort(key=lambda one: order.get((type(one[1].get("id")).__name__, one[1].get("id")), 0))
-    for where, sample in samples:
+    for where, sample in sorted(samples, key=_place):
         yield _found(sample, where, fields.get("reward"))
+
+
+def _place(sample: tuple[str, dict[str, Any]]) -> tuple[bool, int, str, int]:
+    """By id and epoch, for in a zip 10 comes before 2."""
+    name, epoch = sample[1].get("id"), sample[1].get("epoch")
+    number = name if isinstance(name, int) else 0
+    return isinstance(name, str), number, name if isinstance(name, str) else "", epoch if isinstance(epoch, int) else 0
 
 
 def _plain(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -85,7 +88,7 @@ def _zipped(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             f"{path}: compressed in a way that this Python cannot read ({error}): convert it with "
             "`inspect log convert --to json`"
         ) from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         raise DataError(f"{path}: not a whole .eval log: {error}") from error
 
 
@@ -111,10 +114,6 @@ def _resolved(value: Any, attachments: Mapping[str, Any]) -> Any:
 
 
 def _found(sample: dict[str, Any], where: str, score: str | None) -> Found:
-    given = sample.get("input")
-    asked = "" if isinstance(given, str) else _asked(given, where)
-    if isinstance(given, str):
-        asked = given
     messages = conversation([_openai(m) for m in _list(sample, "messages", where)], "messages", where)
     output = sample.get("output")
     choices = output.get("choices") if isinstance(output, Mapping) else None
@@ -135,8 +134,8 @@ def _found(sample: dict[str, Any], where: str, score: str | None) -> Found:
         task=task_name(sample.get("id"), "id", where),
         messages=messages,
         reward=Reward.unscored("the attempt failed: agent") if failure else _reward(sample, score, where),
-        question=asked,
-        answer=sample.get("target"),
+        question=_question(sample, where),
+        answer=sample.get("target") or None,
         stop=stop,
         failure=failure,
         usage=_usage(sample.get("model_usage"), messages),
@@ -152,9 +151,14 @@ def _list(sample: Mapping[str, Any], name: str, where: str) -> list[Any]:
     return value or []
 
 
-def _asked(given: Any, where: str) -> str:
-    messages = conversation([_openai(m) for m in given or ()] if isinstance(given, list) else given, "input", where)
-    return "\n\n".join(message.content for message in messages if message.role == "user")
+def _question(sample: Mapping[str, Any], where: str) -> str:
+    given = sample.get("input")
+    if not isinstance(given, str):
+        messages = conversation([_openai(m) for m in _list(sample, "input", where)], "input", where)
+        given = "\n\n".join(message.content for message in messages if message.role == "user")
+    choices = sample.get("choices")
+    options = [str(one) for one in choices] if isinstance(choices, list) else []
+    return "\n".join([given, *(f"{chr(ord('A') + place)}) {one}" for place, one in enumerate(options))])
 
 
 def _openai(message: Any) -> Any:
@@ -170,7 +174,9 @@ def _openai(message: Any) -> Any:
             for call in made["tool_calls"]
         ]
     if isinstance(made.get("content"), list):
-        parts = [part for part in made["content"] if not (isinstance(part, Mapping) and part.get("type") == "reasoning")]
+        parts = [
+            part for part in made["content"] if not (isinstance(part, Mapping) and part.get("type") == "reasoning")
+        ]
         made["content"] = [
             {"type": "image_url", "image_url": part.get("image")}
             if isinstance(part, Mapping) and part.get("type") == "image"
@@ -226,9 +232,7 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _usage(by_model: Any, messages: tuple[Any, ...]) -> Usage:
-    from tokenprior.logs.base import tokens
-
+def _usage(by_model: Any, messages: tuple[Message, ...]) -> Usage:
     records = list(by_model.values()) if isinstance(by_model, Mapping) else []
     if not records:
         return Usage(cost_usd=None)

@@ -73,7 +73,9 @@ class _Names:
         """Raises DataError if a given name stands in no row: most likely it is written wrong."""
         for what, name in self.fields.items():
             if what not in self._seen:
-                raise DataError(f"{path}: fields maps {what} to {name!r}, which stands in no row; rows have {self._rows}")
+                raise DataError(
+                    f"{path}: fields maps {what} to {name!r}, which stands in no row; rows have {self._rows}"
+                )
 
 
 def _task(row: dict[str, Any], attempts: list[Any], named: _Names, where: str, source: str) -> Iterator[Found]:
@@ -136,5 +138,7 @@ def _messages(attempt: Mapping[str, Any], question: str, named: _Names, where: s
 def _output(attempt: Mapping[str, Any], named: _Names, where: str) -> str | None:
     name, value = named.found(attempt, "output")
     if value is not None and not isinstance(value, str):
-        raise DataError(f"{where}: field {name!r} must be a text, got {short(value)} (map your field names with `fields`)")
+        raise DataError(
+            f"{where}: field {name!r} must be a text, got {short(value)} (map your field names with `fields`)"
+        )
     return value

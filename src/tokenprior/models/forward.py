@@ -96,7 +96,9 @@ class ForwardModel:
             self._session = None
 
     async def answer(self, request: Request) -> Reply:
-        """See `Model.answer`. What `request.on_bytes` raises is raised."""
+        """See `Model.answer`. `request.on_bytes` is taken not to raise."""
+        from aiohttp import ClientError
+
         if request.body is None:
             raise ValueError(f"{self._name} answers requests with a body only")
         told = _Told(request.on_bytes)
@@ -104,9 +106,7 @@ class ForwardModel:
         try:
             async with asyncio.timeout(max(0.001, request.timeout_s)):
                 reply = await self._exchange(request.body, told)
-        except (CallFailed, ModelError):
-            raise
-        except Exception as error:
+        except (_Garbled, ClientError, OSError) as error:  # a TimeoutError is an OSError
             raise self._mapped(error, told, request.timeout_s) from error
         return Reply(
             text=reply.text,
@@ -168,9 +168,9 @@ class ForwardModel:
             )
         return self._session
 
-    def _mapped(self, error: Exception, told: _Told, timeout_s: float) -> Exception:
+    def _mapped(self, error: Exception, told: _Told, timeout_s: float) -> CallFailed:
         """Foreign errors as ours. What was handed on cannot be taken back, and is not asked for again."""
-        from aiohttp import ClientConnectorError, ClientError, ConnectionTimeoutError
+        from aiohttp import ClientConnectorError, ConnectionTimeoutError
 
         again = not told.handed_on
         detail = shorten(redact(str(error)), 300) or type(error).__name__
@@ -180,9 +180,7 @@ class ForwardModel:
             return CallFailed("unreachable", detail, retryable=again)
         if isinstance(error, TimeoutError):
             return CallFailed("timeout", f"no reply within {timeout_s:.3g} s", retryable=False)
-        if isinstance(error, ClientError | OSError):
-            return CallFailed("connection", detail, retryable=again)
-        return error
+        return CallFailed("connection", detail, retryable=again)
 
 
 class _Garbled(Exception):

@@ -59,8 +59,10 @@ def need(extract: Extract = "all") -> None:
     """
     if importlib.util.find_spec("markdownify") is None:
         raise MissingExtra("markdownify", "web", "reading HTML pages")
-    if extract == "main" and importlib.util.find_spec("trafilatura") is None:
-        raise MissingExtra("trafilatura", "web-full", "extract: main")
+    # trafilatura needs the second, and does not get it from every pip: its name is written in two ways.
+    for package in ("trafilatura", "lxml_html_clean") if extract == "main" else ():
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra(package, "web-full", "extract: main")
 
 
 def converted(body: bytes, *, url: str, charset: str | None, extract: Extract, timeout_s: float) -> str:
@@ -97,7 +99,7 @@ def _child(job: str) -> None:
         import signal
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # or the parent would wait for us after Ctrl-C
     given: dict[str, Any] = json.loads(job)
     body = sys.stdin.buffer.read()
     try:
@@ -118,6 +120,7 @@ def to_markdown(html: str, *, url: str = "", extract: Extract = "all") -> tuple[
     """
     # Long runs of white space mean nothing, and markdownify is quadratic in them.
     html = re.sub(r"[ \t\r\n\f\xa0]{64,}", lambda run: "\n\n" if "\n" in run[0] else " ", clean(html))
+    html = html.replace("<![", "<! [")  # html.parser breaks off at `<![0`; in HTML all of these are comments
     html = _DECLARATION.sub("", html, count=1)  # or the parser warns that it reads XML as HTML
     if "<" not in html:
         return "", html.strip()

@@ -158,8 +158,8 @@ def _codec(label: str | None) -> str | None:
     if name is None or name in _NO_CHARSETS:
         return None
     try:
-        b"".decode(name)
-    except LookupError:  # `zip`, `hex` and the like turn bytes into bytes
+        b"x".decode(name, "replace")
+    except (LookupError, ValueError):  # `zip`, `hex` and the like turn bytes into bytes
         return None
     return _LABELS.get(name, name)
 

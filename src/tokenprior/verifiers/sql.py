@@ -1,12 +1,13 @@
 """Sql: the query that was written gives what the reference gives, on the database of the task.
 
 Order of events: the query is read from the output; it and the reference are run, each in a process of its own on a
-database that nothing can change (`sqlite_query`); the two results are compared as tables. What a query is called by,
-how it is written, and the names of its columns never count.
+database that nothing can change (`sqlite_query`); the two results are compared as tables. How a query is written and
+what its columns are called never counts.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
@@ -123,10 +124,10 @@ class Sql:
         except QueryLost as error:
             return Reward.unscored(str(error))
         if found.count > MAX_ROWS:
-            feedback = f"The query returned {found.count} rows or more, wanted {_count(wanted[0].rows, 'row')}."
+            feedback = f"The query returned {found.count} rows or more, wanted {_count(len(wanted[0].rows), 'row')}."
             return Reward(value=0.0, extracted=read, feedback=feedback)
         try:
-            words = [self._difference(one, found) for one in wanted]
+            words = [await asyncio.to_thread(self._difference, one, found) for one in wanted]
         except _Unclear as error:
             return Reward.unscored(str(error))
         if "" in words:
@@ -205,10 +206,8 @@ def find_columns(
     """Which columns of one table make it the other, or `None` if none do. As many rows are in both.
 
     Args:
-        wanted: the one; `wanted_width` says how many columns, where there are no rows.
-        found: the other.
-        wanted_width: columns of `wanted`.
-        width: columns of `found`.
+        wanted: the one, and `wanted_width` its number of columns, which no rows would not tell.
+        found: the other, and `width` its number of columns.
         keys: columns of `wanted` that have to agree row by row.
         columns: see `Sql.columns`.
 
@@ -346,23 +345,23 @@ def _value(cell: Cell) -> Cell:
 def _explained(ours: list[Row], theirs: list[Row], wanted: _Wanted, found: Rows, columns: str) -> str:
     """How two tables differ, in words."""
     width, none = len(found.columns), frozenset[int]()
-    size = f"The query returned {_count(theirs, 'row')}, wanted {_count(ours, 'row')}."
+    size = f"The query returned {_count(len(theirs), 'row')}, wanted {_count(len(ours), 'row')}."
     if len(ours) == len(theirs):
-        if width > wanted.width and find_columns(ours, theirs, wanted.width, width, none, "extra"):
-            return f"Same rows, but with {width} columns, wanted {wanted.width}."
-        if width < wanted.width and find_columns(theirs, ours, width, wanted.width, none, "extra"):
-            return f"Same rows, but a column is missing: {width} columns, wanted {wanted.width}."
         if find_columns(ours, theirs, wanted.width, width, none, columns):
             return "Same rows, but in another order."
+        if width > wanted.width and find_columns(ours, theirs, wanted.width, width, none, "extra"):
+            return f"Same rows, but with {_count(width, 'column')}, wanted {wanted.width}."
+        if width < wanted.width and find_columns(theirs, ours, width, wanted.width, none, "extra"):
+            return f"Same rows, but a column is missing: {_count(width, 'column')}, wanted {wanted.width}."
         if find_columns(ours, theirs, wanted.width, width, none, "any_order"):
             return "Same rows, but the columns stand in another order."
-        size = f"The query returned {_count(theirs, 'row')}, which is right."
+        size = f"The query returned {_count(len(theirs), 'row')}, which is right."
     if width != wanted.width and (ours or wanted.width):
-        return f"{size} It returned {width} columns, wanted {wanted.width}."
+        return f"{size} It returned {_count(width, 'column')}, wanted {_count(wanted.width, 'column')}."
     ours_counted, theirs_counted = Counter(ours), Counter(theirs)
     right = (ours_counted & theirs_counted).total()
     if len(ours) != len(theirs):
-        return f"{size} {right} of the wanted rows are among them." if theirs and ours else size
+        return f"{size} Wanted rows among them: {right}." if theirs and ours else size
     held = [Counter(column) for column in zip(*ours, strict=True)]
     names = [
         name
@@ -370,18 +369,18 @@ def _explained(ours: list[Row], theirs: list[Row], wanted: _Wanted, found: Rows,
         if Counter(column) not in held
     ]
     place = (
-        f"other values stand in {_count(names, 'column')}: {quoted_all(names, ', ')}"
+        f"other values stand in {_count(len(names), 'column')}: {quoted_all(names, ', ')}"
         if names
-        else ("the same values are put together in other rows")
+        else "the same values are put together in other rows"
     )
     lacking = next(iter(ours_counted - theirs_counted), None)
     extra = next(iter(theirs_counted - ours_counted), None)
     example = f" For example it returned {_line(extra)}, wanted {_line(lacking)}." if lacking and extra else ""
-    return f"{size} {right} of them are the wanted ones; {place}.{example}"
+    return f"{size} Wanted rows among them: {right}; {place}.{example}"
 
 
-def _count(things: Sequence[object], name: str) -> str:
-    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def _line(row: Row) -> str:
