@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
@@ -30,7 +30,7 @@ def checked(
     what: str,
     *,
     live: Mapping[str, Any] | None = None,
-    free: Mapping[str, str] | None = None,
+    free: Collection[str] = (),
 ) -> dict[str, Any]:
     """The options of a config as arguments of a dataclass: all known, none missing, each of the type of its field.
 
@@ -39,7 +39,7 @@ def checked(
         what: names the member in messages, such as `verifier exact`.
         live: arguments that no config gives, such as a model or the folder of the config; those that the class has no
             field for are left out.
-        free: what is expected of options that the caller reads itself, in words; they are taken as they are.
+        free: options that the caller reads itself; they are taken as they are.
 
     Raises:
         ConfigError: names the option, what was got and expected, and the nearest right option.
@@ -58,11 +58,16 @@ def checked(
         if item.name not in given and item.default is MISSING and item.default_factory is MISSING:
             raise ConfigError(f"{what}: {item.name} is missing; expected a value for it")
     hints = get_type_hints(made)
-    read = {key: value if key in (free or {}) else _typed(what, key, value, hints[key]) for key, value in given.items()}
+    read = {key: value if key in free else typed(what, key, value, hints[key]) for key, value in given.items()}
     return read | {item.name: live[item.name] for item in fields(made) if item.name in live}
 
 
-def _typed(what: str, key: str, value: Any, hint: Any) -> Any:
+def typed(what: str, key: str, value: Any, hint: Any) -> Any:
+    """One value, of the type that its field has; a list stands for a tuple.
+
+    Raises:
+        ConfigError: it has another type.
+    """
     from pydantic import TypeAdapter, ValidationError
 
     if isinstance(value, list):

@@ -48,13 +48,14 @@ def read_tasks(config: Config) -> Split:
     """
     split = Split(practice=TaskSet(()), gate=TaskSet(()), held_out=TaskSet(()))
     if settings := config.tasks:
-        fields: dict[str, str] = {**settings.fields}
+        fields = {str(key): value for key, value in settings.fields.items()}
         tasks = load_tasks(settings.path, fields=fields)
         split = replace(split, practice=tasks)
         if settings.split:
             split = tasks.split(**settings.split.model_dump())
         if settings.held_out:
-            fields = fields if settings.held_out_fields is None else {**settings.held_out_fields}
+            if settings.held_out_fields is not None:
+                fields = {str(key): value for key, value in settings.held_out_fields.items()}
             split = replace(split, held_out=load_tasks(settings.held_out, fields=fields))
             _apart(split.held_out, (*split.practice, *split.gate), f"{settings.held_out}", "practice or gate tasks")
     if config.logs:

@@ -171,7 +171,13 @@ async def test_a_server_that_does_not_answer_or_not_to_the_end_is_given_up() -> 
 async def test_what_is_no_http_or_breaks_off_is_a_failure_in_words() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         path = (await reader.readline()).split()[1]
-        writer.write({b"/ssh": b"SSH-2.0-x\r\n", b"/long": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000}.get(path, b""))
+        writer.write(
+            {
+                b"/ssh": b"SSH-2.0-x\r\n",
+                b"/long": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000,
+                b"/odd": b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: http://\xff\xfe/\r\n\r\n",
+            }.get(path, b"")
+        )
         if path == b"/short":
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort")
         await writer.drain()
@@ -183,6 +189,9 @@ async def test_what_is_no_http_or_breaks_off_is_a_failure_in_words() -> None:
         for path in ("ssh", "long", "short", "nothing"):
             with pytest.raises(ToolFailed, match=rf"http://{host}/{path}: cannot be read: "):
                 await got(fetch, f"http://{host}/{path}")
+        with pytest.raises(ToolFailed, match="redirects to") as failed:
+            await got(fetch, f"http://{host}/odd")
+        str(failed.value).encode()
     async with opened(Guard((host,))) as fetch:
         with pytest.raises(ToolFailed, match="cannot be read"):
             await got(fetch, f"http://{host}/")

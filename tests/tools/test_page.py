@@ -120,9 +120,10 @@ async def test_failures_are_words_and_the_next_page_can_be_read() -> None:
                             ("/big", "larger than 10000 bytes")):  # fmt: skip
             with pytest.raises(ToolFailed, match=words):
                 await session.call({"url": site.url + path})
-        for url in ("http://127.0.0.1:1/", "file:///etc/passwd", "nonsense"):
-            with pytest.raises(ToolFailed):
+        for url in ("http://127.0.0.1:1/", "file:///etc/passwd", "nonsense", "", "http://\udcff/"):
+            with pytest.raises(ToolFailed) as failed:
                 await session.call({"url": url})
+            str(failed.value).encode()
         assert "good" in await session.call({"url": f"{site.url}/good"})
 
 
@@ -165,7 +166,18 @@ def test_a_page_made_to_take_hours_is_given_up() -> None:
 
 @pytest.mark.parametrize(
     "html",
-    ["<div>" * 5_000 + "deep", "<p>x" * 3_000, "<p>" + " \n" * 100_000 + "x</p>", "<b>", "&#0;&#xD800;x", "plain"],
+    [
+        "<div>" * 5_000 + "deep",
+        "<p>x" * 3_000,
+        "<p>" + " \n" * 100_000 + "x</p>",
+        "<b>",
+        "&#0;&#xD800;x",
+        "plain",
+        "<ol start=½><li>x</ol>",
+        "<table><tr><td colspan=²>x</table>",
+        "<![0",
+        "<![if IE]>x<![endif]>",
+    ],
 )
 def test_odd_pages_have_a_text(html: str) -> None:
     title, text = to_markdown(html)

@@ -147,10 +147,17 @@ async def test_a_fault_that_does_not_say_how_long_is_tried_again() -> None:
     ],
 )
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_a_failure_is_words_without_the_key(engine: str, answer: Answer, words: str, tries: int) -> None:
+async def test_a_failure_is_words_without_the_key(
+    engine: str, answer: Answer, words: str, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in KEYS.values():
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("PLAIN", KEY)  # by its name no secret
     async with Site({PATHS[engine]: answer}) as site:
-        with pytest.raises(ToolFailed, match=words) as failed:
-            await found(search(engine, site))
+        tool = search(engine, site, key_variable="PLAIN" if engine in KEYS else None)
+        # A key that is refused is no failure of one search: the run stops.
+        with pytest.raises(ConfigError if "401" in words else ToolFailed, match=words) as failed:
+            await found(tool)
         assert len(site.asked) == tries
     assert KEY not in str(failed.value)  # the server repeats every header that it was sent
     assert len(str(failed.value)) < 400
@@ -234,7 +241,7 @@ def test_settings_are_checked_and_named_in_the_fingerprint() -> None:
         {"engine": "google"}, {"engine": "tavily", "count": 0}, {"engine": "tavily", "count": 21},
         {"engine": "tavily", "timeout_s": 0}, {"engine": "searxng"}, {"engine": "searxng", "address": "localhost:8888"},
         {"engine": "searxng", "address": "http://a?b=c"}, {"engine": "ddgs", "address": "http://a"},
-        {"engine": "ddgs", "key_variable": "A"},
+        {"engine": "ddgs", "key_variable": "A"}, {"engine": "searxng", "address": "http://a", "key_variable": "A"},
     ]  # fmt: skip
     for settings in wrong:
         with pytest.raises(ConfigError):

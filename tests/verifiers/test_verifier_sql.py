@@ -292,10 +292,10 @@ async def test_the_example_with_values_has_a_query_for_its_answers() -> None:
 
 
 def test_settings_come_from_a_config(shop: Path) -> None:
-    spec = {"kind": "sql", "database": "shop.sqlite", "folder": shop, "ordered": True, "take": "last_line"}
-    verifier = make_verifier(spec)
+    spec = {"kind": "sql", "database": "shop.sqlite", "ordered": True, "take": "last_line"}
+    verifier = make_verifier(spec, folder=shop)
     assert verifier == Sql(database="shop.sqlite", folder=shop, ordered=True, take=Take(place="last_line"))
-    assert verifier.fingerprint == make_verifier({**spec, "folder": str(shop)}).fingerprint
+    assert verifier.fingerprint == make_verifier(spec, folder=str(shop)).fingerprint
     assert make_verifier({"kind": "sql", "database": "a", "ordered": "auto", "expected": "rows"})
     for wrong in (
         {"ordered": "yes"},

@@ -1,8 +1,8 @@
 """Ending: a program that was started for an attempt is ended with all that it started.
 
 What is covered, on Linux: every process of the program's session, every descendant by `/proc`, and every process that
-carries the attempt's marker in its environment, so also those that left the session or lost their parent. What is not: a
-process that has done all of it, left the session, lost its parent and dropped the marker; and one of another user.
+carries the attempt's marker in its environment, so also those that left the session or lost their parent. What is not:
+a process that has done all of it, left the session, lost its parent and dropped the marker; and one of another user.
 Without `/proc` (macOS) the process group is all that is found.
 """
 
@@ -89,7 +89,9 @@ async def end(leader: int, marker: str) -> None:
             await asyncio.sleep(0.01)
             found = await look()
     except asyncio.CancelledError:
-        while found := members(leader, marker):
+        for _ in range(MOST_ROUNDS):
+            if not (found := members(leader, marker)):
+                break
             tell(leader, found, signal.SIGKILL)
             time.sleep(0.01)  # noqa: ASYNC251 (the loop is being stopped)
         raise

@@ -204,15 +204,15 @@ class _Run:
         feeding = asyncio.ensure_future(_fed(process.stdin, asked))
         until = time.monotonic() + self.agent.limits.seconds
         try:
-            # Not by `wait`: it also waits for the pipes, which a process that outlives the program may hold open.
-            while process.returncode is None and self.seat.fatal is None and time.monotonic() < until:
+            # Not by `wait`: it waits for the pipes too, and a process that outlives the program may hold them open.
+            while process.returncode is None and self.seat.fatal is None and time.monotonic() < until:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
             return process.returncode is not None or self.seat.fatal is not None
         finally:
             try:
-                await ending.end(process.pid, str(self.made))
+                await ending.end(process.pid, f"TOKENPRIOR_DIR={self.made}")
                 await asyncio.wait(pipes, timeout=ending.GRACE_S)
-                while process.returncode is None:
+                while process.returncode is None:  # noqa: ASYNC110 (see above)
                     await asyncio.sleep(0.005)
             finally:
                 for work in (*pipes, feeding):

@@ -133,8 +133,10 @@ class Seat:
         self._calls.add(work)
         try:
             reply = await work
-        except BaseException:
+        except BaseException as error:
             taken.discard(number)
+            if isinstance(error, CallFailed) and error.kind == "timeout":
+                self.at_work_s = self.limits.seconds  # it had all that was left
             raise
         finally:
             self._calls.discard(work)

@@ -104,7 +104,7 @@ def _plain(value: Any) -> Any:
             return int(held) if re.fullmatch(r"-?\d{1,25}", str(held)) else held
         case "arrayValue":
             held = held.get("values") if isinstance(held, Mapping) else None
-            return [_plain(one) for one in held or ()]
+            return [_plain(one) for one in held] if isinstance(held, list) else []
         case "kvlistValue":
             return _attributes(held.get("values") if isinstance(held, Mapping) else None)
         case "stringValue" | "boolValue" | "doubleValue" | "bytesValue":

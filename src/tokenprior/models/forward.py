@@ -11,6 +11,7 @@ from the program. Events in between may then hold a `"usage": null` that the pro
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import re
@@ -113,7 +114,7 @@ class ForwardModel:
             stop=_STOPS.get(reply.finish, StopReason.DONE),
             usage=reply.usage,
             latency_s=time.monotonic() - started,
-            tool_calls=tuple(ToolCall(**call) for _, call in sorted(reply.calls.items())),
+            tool_calls=tuple(ToolCall(**call) for _, call in sorted(reply.calls.items()) if call["name"]),
             body=told.body.decode("utf-8", "surrogateescape"),
         )
 
@@ -130,7 +131,7 @@ class ForwardModel:
             headers["Authorization"] = f"Bearer {self._key}"
         async with self._opened().post(
             f"{base_url.rstrip('/')}/{self._path}",
-            data=json.dumps(body).encode(),
+            data=io.BytesIO(json.dumps(body).encode()),  # of a large text in memory the client would warn
             headers=headers,
             allow_redirects=False,
         ) as response:

@@ -73,7 +73,10 @@ def pages_of(files: Mapping[str, Path]) -> Iterator[tuple[str, str, str]]:
         title = ""
         if suffix in (".html", ".htm"):
             need()
-            title, text = to_markdown(text)
+            try:
+                title, text = to_markdown(text)
+            except ToolFailed as error:
+                raise DataError(f"{files[name]}: {error}") from error
         if not title and (heading := re.search(r"^#{1,6}[ \t]+(\S.*)$", text, re.MULTILINE)) and suffix != ".txt":
             title = heading[1].strip()
         yield url, title or Path(name).stem, text.strip()

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from tokenprior.errors import MissingExtra
+from tokenprior.errors import ConfigError, MissingExtra
 from tokenprior.operation import shorten
 from tokenprior.redact import redact
 from tokenprior.tools.base import ToolFailed
@@ -45,6 +45,7 @@ class Engine(Protocol):
 
         Raises:
             ToolFailed: the search brought nothing; the text says why, without a secret.
+            ConfigError: the service refuses the key.
         """
         ...
 
@@ -180,6 +181,8 @@ class HttpEngine:
             words = f"search with {self._name}: HTTP {status}{self._hint(status)}{': ' if said else ''}{said}"
             if status == 429 or status >= 500:
                 raise _Again(words, retry_after_s(response.headers.get("Retry-After", "")))
+            if status == 401:  # no search of the run can bring anything
+                raise ConfigError(words)
             raise ToolFailed(words)
 
     def _hint(self, status: int) -> str:

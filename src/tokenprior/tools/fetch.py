@@ -19,6 +19,7 @@ from tokenprior.operation import shorten
 from tokenprior.redact import redact
 from tokenprior.tools.address import Guard, checked_url, guarded
 from tokenprior.tools.base import ToolFailed
+from tokenprior.tools.pagetext import clean
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
@@ -83,16 +84,16 @@ class Fetch:
         """
         from aiohttp import ClientError
 
-        shown = shorten(redact(address), 200)
+        shown = shorten(redact(clean(address)), 200) or "(no URL)"
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._hops(address, max_bytes, is_read, before, cut)
         except TimeoutError as error:
             raise ToolFailed(f"{shown}: no whole reply within {timeout_s:g} s") from error
         except ToolFailed as error:
-            raise type(error)(f"{shown}: {error}") from error
+            raise type(error)(f"{shown}: {clean(str(error))}") from error
         except (ClientError, OSError, ValueError, zlib.error) as error:
-            words = shorten(redact(str(error)), 160) or type(error).__name__
+            words = shorten(redact(clean(str(error))), 160) or type(error).__name__
             raise ToolFailed(f"{shown}: cannot be read: {words}") from error
 
     async def _hops(

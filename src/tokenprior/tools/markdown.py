@@ -116,7 +116,10 @@ def to_markdown(html: str, *, url: str = "", extract: Extract = "all") -> tuple[
     Args:
         html: the page.
         url: what its links are relative to; without it they stay as they are.
-        extract: `all` that is shown but navigation and forms, or what trafilatura takes for the `main` text.
+        extract: `all` that is shown but navigation and what one clicks, or what trafilatura takes for the `main` text.
+
+    Raises:
+        ToolFailed: the parser gives up on it.
     """
     # Long runs of white space mean nothing, and markdownify is quadratic in them.
     html = re.sub(r"[ \t\r\n\f\xa0]{64,}", lambda run: "\n\n" if "\n" in run[0] else " ", clean(html))
@@ -125,8 +128,12 @@ def to_markdown(html: str, *, url: str = "", extract: Extract = "all") -> tuple[
     if "<" not in html:
         return "", html.strip()
     from bs4 import BeautifulSoup
+    from bs4.exceptions import ParserRejectedMarkup
 
-    page = BeautifulSoup(html, "html.parser")  # the same everywhere, where lxml is not
+    try:
+        page = BeautifulSoup(html, "html.parser")  # the same everywhere, where lxml is not
+    except ParserRejectedMarkup as error:
+        raise ToolFailed("the page is not HTML that can be read") from error
     title = " ".join(page.title.get_text().split())[:300] if page.title else ""
     text = _main_text(html, url) if extract == "main" else _all_text(page, url)
     text = re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t\xa0]+\n", "\n", text)).strip()
@@ -151,7 +158,7 @@ def _all_text(page: Any, url: str) -> str:
         text: str = MarkdownConverter(
             heading_style="ATX", strip=["img"], escape_asterisks=False, escape_underscores=False, escape_misc=False
         ).convert_soup(page)
-    except RecursionError:  # some hundred tags inside of each other, as unclosed <p> are
+    except Exception:  # RecursionError on some hundred unclosed <p>, ValueError on <ol start="½">, and who knows
         text = page.get_text("\n")
     return text
 

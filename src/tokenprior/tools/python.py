@@ -20,7 +20,8 @@ from typing import Any
 from tokenprior.errors import ConfigError
 from tokenprior.task import Task, content_hash
 from tokenprior.tools.base import ToolFailed, ToolSession, ToolSpec
-from tokenprior.tools.sandbox import Level, Limits, active_level, interpreter
+from tokenprior.tools.sandbox import Level, active_level, interpreter
+from tokenprior.tools.sandbox_launch import Limits
 from tokenprior.tools.sandbox_process import NotStarted, ProcessInterpreter
 
 RULE = 1

@@ -13,25 +13,26 @@ import struct
 from typing import Final
 
 _NAMES: Final = (
-    "socket unshare setns mount umount2 pivot_root chroot ptrace process_vm_readv process_vm_writev memfd_create "
-    "keyctl add_key request_key bpf perf_event_open userfaultfd open_by_handle_at name_to_handle_at kexec_load "
-    "init_module finit_module delete_module mq_open swapon reboot shmget msgget semget"
-).split()
+    "socket", "unshare", "setns", "mount", "umount2", "pivot_root", "chroot", "ptrace", "process_vm_readv",
+    "process_vm_writev", "memfd_create", "keyctl", "add_key", "request_key", "bpf", "perf_event_open", "userfaultfd",
+    "open_by_handle_at", "name_to_handle_at", "kexec_load", "init_module", "finit_module", "delete_module", "mq_open",
+    "swapon", "reboot", "shmget", "msgget", "semget",
+)  # fmt: skip
 _COMMON: Final = (425, 426, 427, 428, 429, 430, 431, 432, 433, 442, 447)  # io_uring, the new mount calls, memfd_secret
 _MACHINES: Final = {
     "x86_64": (
         0xC000003E,
         56,
-        (41, 272, 308, 165, 166, 155, 161, 101, 310, 311, 319, 250, 248, 249, 321, 298, 323, 304, 303, 246, 175, 313)
-        + (176, 240, 167, 169, 29, 68, 64),
+        (41, 272, 308, 165, 166, 155, 161, 101, 310, 311, 319, 250, 248, 249, 321, 298, 323, 304, 303, 246, 175, 313,
+         176, 240, 167, 169, 29, 68, 64),
     ),
     "aarch64": (
         0xC00000B7,
         220,
-        (198, 97, 268, 40, 39, 41, 51, 117, 270, 271, 279, 219, 217, 218, 280, 241, 282, 265, 264, 104, 105, 273)
-        + (106, 180, 224, 142, 194, 186, 190),
+        (198, 97, 268, 40, 39, 41, 51, 117, 270, 271, 279, 219, 217, 218, 280, 241, 282, 265, 264, 104, 105, 273,
+         106, 180, 224, 142, 194, 186, 190),
     ),
-}
+}  # fmt: skip
 _CLONE3: Final = 435
 _NEW_NAMESPACES: Final = 0x7E020000
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06

@@ -11,6 +11,7 @@ and its token goes out when the code has ended. What the code prints goes to the
 from __future__ import annotations
 
 import ast
+import io
 import json
 import linecache
 import os
@@ -62,7 +63,25 @@ def run(code: str, name: str, namespace: dict[str, Any]) -> None:
         lines = traceback.format_exception(type(error), error, shown)
         if shown is None and not isinstance(error, SyntaxError):
             lines = lines[-1:]
-        print("".join(lines), end="")
+        sys.stdout.write("".join(lines))
+
+
+def show_on_standard_output() -> None:
+    """Give the code streams that work, if it has lost or closed those it had."""
+    for name in ("stdout", "stderr"):
+        if getattr(getattr(sys, name, None), "closed", True):
+            # `closefd`: closing the stream must not close what the next one needs.
+            raw = open(1, "wb", closefd=False)  # noqa: SIM115
+            setattr(sys, name, io.TextIOWrapper(raw, "utf-8", "backslashreplace", line_buffering=True))
+
+
+def flush() -> None:
+    streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
+    for stream in streams:
+        try:
+            stream.flush()
+        except BaseException:  # it may be anything that the code put there
+            continue
 
 
 def serve(settings: dict[str, Any]) -> None:
@@ -75,11 +94,11 @@ def serve(settings: dict[str, Any]) -> None:
     sys.argv[:] = [""]
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+    sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = None  # type: ignore[misc]
     os.write(answers, b"ready\n")
     for number, line in enumerate(channel, start=1):
         request = json.loads(line)
+        show_on_standard_output()
         try:
             run(request["code"], f"<call {number}>", module.__dict__)
         except BaseException as error:  # the code broke what shows its errors
@@ -87,11 +106,7 @@ def serve(settings: dict[str, Any]) -> None:
         finally:
             if os.getpid() != own:  # the code forked and the child came back here
                 os._exit(0)
-        for stream in {sys.stdout, sys.__stdout__, sys.stderr}:
-            try:
-                stream.flush()  # type: ignore[union-attr]
-            except BaseException:
-                continue
+        flush()
         os.write(answers, request["token"].encode() + b"\n")
 
 

@@ -77,7 +77,7 @@ def start_in_sandlock(
 ) -> tuple[int, Callable[[], str]]:
     settings = order["sandlock"]
     sys.path.append(settings["found_at"])
-    import sandlock
+    import sandlock  # type: ignore[import-untyped]
 
     box = sandlock.Sandbox(
         fs_readable=settings["readable"],
@@ -189,8 +189,8 @@ def watch(order: dict[str, Any], directory: str, status: socket.socket, wait: Ca
 
     threading.Thread(target=until_it_ends, daemon=True).start()
     while True:
-        ready, _, _ = select.select([status, ended], [], [], LOOK_S)
-        if status in ready:
+        ready, _, _ = select.select([status.fileno(), ended], [], [], LOOK_S)
+        if status.fileno() in ready:
             return ""
         if ended in ready:
             return how[0]
@@ -219,7 +219,8 @@ def kill_all(group: int) -> None:
 
 
 def remove(directory: str) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(directory, ignore_errors=True)
     if os.path.lexists(directory):  # directories without rights, or deeper than Python's stack
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": False}
         subprocess.run(["chmod", "-R", "u+rwx", "--", directory], **quiet)  # type: ignore[call-overload]

@@ -53,8 +53,10 @@ class Search:
                 raise ConfigError("search: ddgs has no address and no key: leave address and key_variable out")
             DdgsEngine(timeout_s=self.timeout_s)
             return
-        if self.engine == "searxng" and not self.address:
-            raise ConfigError("search: searxng needs an address, such as http://127.0.0.1:8888")
+        if self.engine == "searxng" and (not self.address or self.key_variable):
+            raise ConfigError(
+                "search: searxng needs an address, such as http://127.0.0.1:8888, and has no key_variable"
+            )
         if self.address and not re.fullmatch(r"https?://[^\s?#]+", self.address):
             raise ConfigError(f"search: address is {redact(self.address)!r}, expected http(s)://HOST without a query")
         self._key()

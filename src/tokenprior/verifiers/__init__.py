@@ -5,13 +5,14 @@ All options of a kind are the fields of its dataclass, which also hold their def
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from tokenprior.errors import ConfigError
+from tokenprior.logs.base import LoggedTask
 from tokenprior.models.base import Model
+from tokenprior.options import checked, kind_of, typed
 from tokenprior.task import Task
 from tokenprior.verifiers.base import Verifier
 from tokenprior.verifiers.choice import Choice
@@ -22,6 +23,7 @@ from tokenprior.verifiers.json_schema import JsonSchema
 from tokenprior.verifiers.judge import Judge
 from tokenprior.verifiers.math import Math
 from tokenprior.verifiers.number import Number
+from tokenprior.verifiers.recorded import Recorded
 from tokenprior.verifiers.sql import Sql
 from tokenprior.verifiers.take import Take
 
@@ -34,6 +36,7 @@ __all__ = [
     "Math",
     "Number",
     "PythonFunction",
+    "Recorded",
     "Regex",
     "Sql",
     "Take",
@@ -51,84 +54,69 @@ _KINDS: dict[str, type[Any]] = {
     "json_schema": JsonSchema,
     "judge": Judge,
     "function": PythonFunction,
+    "recorded": Recorded,
     "sql": Sql,
 }
-_LIVE = ("model", "source")  # not settings: a live object, and what `load` fills in
 
 
 def make_verifier(
-    spec: Mapping[str, Any], *, model: Model | None = None, tasks: Iterable[Task] | None = None
+    spec: Mapping[str, Any],
+    *,
+    model: Model | None = None,
+    tasks: Iterable[Task] | None = None,
+    folder: str | Path = ".",
+    logged: Sequence[LoggedTask] | None = None,
 ) -> Verifier:
     """The verifier that a config names.
 
     Args:
-        spec: `kind` (exact, choice, number, contains, regex, math, json_schema, judge, function or sql) and any options
-            that kind, such as `{"kind": "exact", "take": "last_line"}`.
+        spec: `kind` (exact, choice, number, contains, regex, math, json_schema, judge, sql, function or recorded) and
+            any options of that kind, such as `{"kind": "exact", "take": "last_line"}`.
         model: the judge of kind `judge`.
         tasks: where a `choice` without options takes them from: the answers of all tasks, sorted.
+        folder: where the files of a `function` or of `sql` are looked for.
+        logged: where the rewards of kind `recorded` are.
 
     Raises:
         ConfigError: an unknown kind or option, a value of the wrong type, a missing option; names the nearest right
             key.
         MissingExtra: the kind needs a package that is not installed.
     """
-    if "kind" not in spec:
-        raise ConfigError(f"verifier: kind is missing; expected one of {', '.join(_KINDS)}")
-    kind = spec["kind"]
-    if not isinstance(kind, str) or kind not in _KINDS:
-        raise ConfigError(
-            f"verifier: kind is {kind!r}, expected one of {', '.join(_KINDS)}{_nearest(str(kind), _KINDS)}"
-        )
+    kind = kind_of(spec, _KINDS, "verifier")
     made = _KINDS[kind]
-    given = {key: value for key, value in spec.items() if key != "kind"}
-    options = [item for item in fields(made) if item.name not in _LIVE and not item.name.startswith("_")]
-    names = [item.name for item in options]
-    for key, value in given.items():
-        if key not in names:
-            raise ConfigError(
-                f"verifier {kind}: unknown option {key!r} (got {value!r}); "
-                f"expected one of {', '.join(names)}{_nearest(str(key), names)}"
-            )
+    what = f"verifier {kind}"
+    if made is Recorded:
+        if logged is None:
+            raise ConfigError("verifier recorded: gives the rewards of logs, and there are none: set `logs`")
+        return Recorded(logged)
+    given = dict(spec)
     if made is Choice and "options" not in given and tasks is not None:
         given["options"] = sorted({answer for task in tasks for answer in task.accepted})
-    for item in options:
-        if item.name not in given and item.default is MISSING and item.default_factory is MISSING:
-            raise ConfigError(f"verifier {kind}: {item.name} is missing; expected a value for it")
-    hints = get_type_hints(made)
-    settings = {key: _checked(kind, key, value, hints[key]) for key, value in given.items()}
-    if made is PythonFunction and isinstance(settings["function"], str):
-        return PythonFunction.load(settings.pop("function"), **settings)
-    if made is Judge:
-        if model is None:
-            raise ConfigError("verifier judge: needs a model; name one for the judge")
-        settings["model"] = model
-    verifier: Verifier = made(**settings)
+    live = {"source": "", "model": model, "folder": folder}
+    options = checked(given, made, what, live=live, free=("take", "function", "options"))
+    for key in options.keys() & {"take", "options"}:
+        options[key] = _read(what, key, options[key], get_type_hints(made)[key])
+    if made is PythonFunction:
+        function = options.pop("function")
+        del options["source"]
+        if isinstance(function, str):
+            return PythonFunction.load(function, folder=folder, **options)
+        if not callable(function):
+            raise ConfigError(f"{what}: function is {function!r}, expected module:function")
+        options["function"] = function
+    if made is Judge and model is None:
+        raise ConfigError("verifier judge: needs a model; name one for the judge")
+    verifier: Verifier = made(**options)
     return verifier
 
 
-def _checked(kind: str, key: str, value: Any, hint: Any) -> Any:
-    """The value of one option, of the type that its field has."""
-    if key == "take" and isinstance(value, str | Take):
+def _read(what: str, key: str, value: Any, hint: Any) -> Any:
+    """An option that a config writes in another way than its field is."""
+    if key == "take":
+        if not isinstance(value, str | Take):
+            raise ConfigError(f"{what}: take is {value!r}, expected a text such as last_line")
         return Take.parse(value) if isinstance(value, str) else value
-    if key == "function" and (isinstance(value, str) or callable(value)):
-        return value
-    if key == "options" and isinstance(value, list | tuple):
+    if isinstance(value, list | tuple):
         # YAML reads labels such as 1 and true as a number and a truth value; answers are compared as text.
-        value = [str(option) if isinstance(option, int | float) else option for option in value]
-    if isinstance(value, list):
-        value = tuple(value)
-    expected = {"take": "a text such as last_line", "function": "module:function"}.get(key)
-    if expected is not None:
-        raise ConfigError(f"verifier {kind}: {key} is {value!r}, expected {expected}")
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(hint).validate_python(value, strict=True)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise ConfigError(f"verifier {kind}: {key} is {value!r}: {problem['msg']}") from error
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+        value = tuple(str(option) if isinstance(option, int | float) else option for option in value)
+    return typed(what, key, value, hint)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import importlib
 import inspect
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Self
 
 from tokenprior.errors import BudgetReached, ConfigError, ModelError
 from tokenprior.reward import Reward
 from tokenprior.rollout import Rollout
+from tokenprior.source import code_hash, is_async, load_function, own_fingerprint
 from tokenprior.task import Task, content_hash
 
 RULE = 1
-_EXPECTED = "expected module:function or path/to/file.py:function"
 _KEYS = ("value", "extracted", "feedback", "reason")
 
 
@@ -49,7 +45,7 @@ class PythonFunction:
 
     def __post_init__(self) -> None:
         # Taken now: a later edit of the file changes the file, not the function that is loaded.
-        object.__setattr__(self, "_code", _code_hash(self.function))
+        object.__setattr__(self, "_code", code_hash(self.function))
         if not self.timeout_s > 0:
             raise ConfigError(f"function: timeout_s is {self.timeout_s!r}, expected more than 0")
         name = self.source or repr(self.function)
@@ -65,28 +61,20 @@ class PythonFunction:
             pass
 
     @classmethod
-    def load(cls, source: str, *, timeout_s: float = 60.0) -> Self:
-        """From `module:function` or `path/to/file.py:function`. A file's folder is not put on the import path.
+    def load(cls, source: str, *, timeout_s: float = 60.0, folder: str | Path = ".") -> Self:
+        """From `module:function` or `path/to/file.py:function`, a file as seen from a folder. A file's folder is not
+        put on the import path.
 
         Raises:
             ConfigError: names what is missing, or why it cannot be imported.
         """
-        place, _, name = source.rpartition(":")
-        if not place or not name.isidentifier():
-            raise ConfigError(f"function: got {source!r}, {_EXPECTED}")
-        module = _load_file(place, source) if place.endswith(".py") else _load_module(place, source)
-        function = getattr(module, name, None)
-        if function is None:
-            there = [key for key, value in vars(module).items() if inspect.isfunction(value) and key[0] != "_"]
-            raise ConfigError(f"function {source!r}: no {name!r} in {place}; it has {there[:8]}")
-        return cls(function=function, source=source, timeout_s=timeout_s)
+        return cls(function=load_function(source, folder=folder), source=source, timeout_s=timeout_s)
 
     @property
     def fingerprint(self) -> str:
         """Covers the source file as it was when this was made, and the name. What that file imports, and what an
         object or a closure holds, is not covered, but for an object's own `fingerprint` if it has one."""
-        own = getattr(self.function, "fingerprint", "")
-        return content_hash(["function", RULE, self._code, own if isinstance(own, str) else ""])
+        return content_hash(["function", RULE, self._code, own_fingerprint(self.function)])
 
     async def verify(self, task: Task, rollout: Rollout) -> Reward:
         """Call it. Unscored, with the reason in one line, if it raises, takes too long, or gives nothing of use.
@@ -96,10 +84,9 @@ class PythonFunction:
         """
         call = self.function
         more = self._more(rollout)
-        is_async = inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004
         try:
             async with asyncio.timeout(self.timeout_s) as limit:
-                if is_async:
+                if is_async(call):
                     result = await call(task, rollout.output, **more)
                 else:
                     result, error = await asyncio.to_thread(_caught, call, task, rollout.output, more)
@@ -123,19 +110,6 @@ class PythonFunction:
         except (TypeError, ValueError):
             return {}
         return {"rollout": rollout} if "rollout" in parameters else {}
-
-
-def _code_hash(call: Callable[..., Any]) -> str:
-    function = inspect.unwrap(call) if inspect.isroutine(call) else type(call)
-    name = getattr(function, "__qualname__", repr(function))
-    try:
-        file = inspect.getsourcefile(function)
-        code = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
-    except (OSError, TypeError):
-        code = ""
-    if not code and (compiled := getattr(function, "__code__", None)) is not None:  # typed in, not in a file
-        code = hashlib.sha256(compiled.co_code + repr(compiled.co_consts).encode()).hexdigest()
-    return content_hash([name, code])
 
 
 def _caught(
@@ -180,33 +154,3 @@ def _reward(result: Any) -> Reward:
         extracted=None if extracted is None else str(extracted),
         feedback=str(fields.get("feedback") or ""),
     )
-
-
-def _load_module(name: str, source: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        raise ConfigError(
-            f"function {source!r}: cannot import {name}: {type(error).__name__}: {error}; {_EXPECTED}"
-        ) from error
-
-
-def _load_file(place: str, source: str) -> ModuleType:
-    path = Path(place).expanduser().resolve()
-    if not path.is_file():
-        raise ConfigError(f"function {source!r}: no file {path}; {_EXPECTED}")
-    # The name holds a hash of the content, so a changed file is read anew in a long-lived process.
-    content = path.read_bytes()
-    name = "tokenprior_function_" + hashlib.sha256(str(path).encode() + content).hexdigest()[:12]
-    if name in sys.modules:
-        return sys.modules[name]
-    module = ModuleType(name)
-    module.__file__ = str(path)
-    sys.modules[name] = module  # dataclasses look their module up while they are made
-    try:
-        # Not by an import: a cached .pyc of the same second and size would bring the code from before an edit.
-        exec(compile(content, str(path), "exec"), module.__dict__)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise ConfigError(f"function {source!r}: {path} raised {type(error).__name__}: {error}") from error
-    return module
