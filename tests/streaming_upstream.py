@@ -63,6 +63,8 @@ class StreamingUpstream:
                 return web.Response(text='{"error": {"message": "no such field: foo", "x": 1}}', status=400)
             case "locked":
                 return web.json_response({"error": {"message": "wrong key"}}, status=401)
+            case "moved":
+                raise web.HTTPTemporaryRedirect("http://127.0.0.1:9/v1/chat/completions")
             case "broke":
                 return web.json_response({"error": {"message": "pay", "code": "insufficient_quota"}}, status=429)
             case "hangs":
@@ -87,7 +89,7 @@ class StreamingUpstream:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         sent = b""
-        for number, event in enumerate(events(body, message, finish)):
+        for number, event in enumerate(events(body, message, finish)[: -1 if body["model"] == "no-done" else None]):
             if body["model"] == "cut" and number == 2:
                 request.transport.abort()  # type: ignore[union-attr]
                 break
@@ -97,6 +99,8 @@ class StreamingUpstream:
                 except asyncio.CancelledError:
                     self.gone += 1
                     raise
+            if body["model"] == "errs" and number == 0:
+                event = b'data: {"error": {"message": "overloaded"}}\n\n'
             half = len(event) // 2
             await response.write(event[:half])
             await asyncio.sleep(0.001)

@@ -322,7 +322,7 @@ def step_report(
 
 def _on_policy(group: Group, config: LearnConfig) -> list[float]:
     """The rewards of the attempts that saw all there was to see, as it would be used; all if none did."""
-    whole = group.rewards[: config.group_size - 2 * config.pairs] or group.rewards
+    whole = group.rewards[: len(group.rewards) - 2 * config.pairs] or group.rewards
     return [reward.value for reward in whole if reward.value is not None]
 
 

@@ -1,7 +1,8 @@
-"""Live: what is open while a verb runs. It makes agents, tools, models and the verifier out of a config, and closes them."""
+"""Live: what is open while a verb runs: agents, tools, models and the verifier, made out of a config."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import assert_never
 
@@ -20,7 +21,7 @@ from tokenprior.agents.logged import LoggedAgent
 from tokenprior.agents.program import ProgramAgent
 from tokenprior.agents.react import ReactAgent
 from tokenprior.config import Config
-from tokenprior.logs import load_logs
+from tokenprior.logs import LoggedTask
 from tokenprior.models.base import Model
 from tokenprior.models.connect import Connections, is_embedded
 from tokenprior.progress import Tracker
@@ -44,10 +45,13 @@ class Live:
     verifier: Verifier
     tracker: Tracker
 
-    def __init__(self, config: Config, record: RunStore, connections: Connections, split: Split) -> None:
-        self._config, self.record, self._connections, self._split = config, record, connections, split
+    def __init__(
+        self, config: Config, record: RunStore, connections: Connections, split: Split, logged: Sequence[LoggedTask]
+    ) -> None:
+        self._config, self.record, self._connections = config, record, connections
+        self._split, self._logged = split, logged
         self._stack = AsyncExitStack()
-        self.logged: LoggedAgent | None = None
+        self.logged = LoggedAgent(logged) if logged else None
         self.stopped: str | None = None
 
     async def __aenter__(self) -> Live:
@@ -55,12 +59,8 @@ class Live:
         self.learner = await connect(config.learning_model)
         judges = config.verifier.get("kind") == "judge"
         judge = await connect(config.judge or config.learning_model) if judges else None
-        logged = None
-        if config.logs:
-            logged = load_logs(config.logs.path, form=config.logs.form, fields=config.logs.fields)
-            self.logged = LoggedAgent(logged)
         self.verifier = make_verifier(
-            config.verifier, model=judge, tasks=self._split.every, folder=config.folder, logged=logged
+            config.verifier, model=judge, tasks=self._split.every, folder=config.folder, logged=self._logged
         )
         if close := getattr(self.verifier, "aclose", None):
             self._stack.push_async_callback(close)

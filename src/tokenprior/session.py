@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tokenprior.advantage import LeakGuard
+from tokenprior.agents.logged import LoggedAgent
 from tokenprior.audit import Audit
 from tokenprior.audit import audit as audit_library
 from tokenprior.comparison import Comparison
@@ -23,7 +24,7 @@ from tokenprior.learn import learn as learn_library
 from tokenprior.library import Library
 from tokenprior.live import Live
 from tokenprior.load import load_tasks
-from tokenprior.logs import load_logs
+from tokenprior.logs import LoggedTask, load_logs
 from tokenprior.models.budget import Budget
 from tokenprior.models.connect import Connections
 from tokenprior.progress import OnProgress, Tracker
@@ -40,8 +41,21 @@ BASELINE = "no prior"
 Control = Literal["placebo", "shuffled", "tips"]
 
 
-def read_tasks(config: Config) -> Split:
+def read_logs(config: Config) -> tuple[LoggedTask, ...]:
+    """The attempts that a config finds in logs; none if it names none.
+
+    Raises:
+        DataError: a log cannot be read.
+    """
+    logs = config.logs
+    return load_logs(logs.path, form=logs.form, fields=logs.fields) if logs else ()
+
+
+def read_tasks(config: Config, logged: Sequence[LoggedTask] | None = None) -> Split:
     """The tasks of a config, parted. Where there are logs, the practice tasks are theirs.
+
+    Args:
+        logged: what `read_logs` gives, if it was called.
 
     Raises:
         DataError, ConfigError: a file cannot be read, or has too few rows for the split.
@@ -59,7 +73,7 @@ def read_tasks(config: Config) -> Split:
             split = replace(split, held_out=load_tasks(settings.held_out, fields=fields))
             _apart(split.held_out, (*split.practice, *split.gate), f"{settings.held_out}", "practice or gate tasks")
     if config.logs:
-        logged = load_logs(config.logs.path, form=config.logs.form, fields=config.logs.fields)
+        logged = read_logs(config) if logged is None else logged
         split = replace(split, practice=TaskSet(one.task for one in logged))
         _apart((*split.gate, *split.held_out), split.practice, "tasks", "in the logs")
     return split
@@ -76,11 +90,13 @@ class Session:
 
     Attributes:
         split: practice, gate and held-out tasks.
+        logged: attempts of the past, to learn from.
         learning_run: the id under which this config learns: its name and a hash of all that can change the outcome.
     """
 
     config: Config
     split: Split
+    logged: tuple[LoggedTask, ...]
     store: Store
     on_progress: OnProgress | None
     on_pull: OnPull | None
@@ -105,6 +121,8 @@ class Session:
             else config.verifier | {"judge": config.judge or config.learning_model},
             **extra,
         }
+        if self.logged:
+            described["logs"] = LoggedAgent(self.logged).fingerprint
         if kind == "learn":
             learn = self._learning
             ungated = {"gate_k", "gate_error", "gate_parts"} if learn.gate == "none" else set()
@@ -141,7 +159,9 @@ class Session:
         return (
             None
             if self.config.verifier.get("kind") == "judge"
-            else make_verifier(self.config.verifier, tasks=self.split.every, folder=self.config.folder)
+            else make_verifier(
+                self.config.verifier, tasks=self.split.every, folder=self.config.folder, logged=self.logged
+            )
         )
 
     async def learn(self, *, start: Library | None = None) -> LearnResult:
@@ -276,7 +296,7 @@ class Session:
                 policy=config.endpoint.policy,
                 on_pull=self.on_pull,
             )
-            async with connections, Live(config, record, connections, self.split) as live:
+            async with connections, Live(config, record, connections, self.split, self.logged) as live:
                 live.tracker = Tracker(self.on_progress, lambda: budget.spent)
                 yield live
             state, detail = ("stopped", live.stopped) if live.stopped else ("done", "")
@@ -303,6 +323,7 @@ async def session(
         DataError, ConfigError: the tasks or a setting are wrong.
         StoreError: the store cannot be opened.
     """
-    split = read_tasks(config)
+    logged = read_logs(config)
+    split = read_tasks(config, logged)
     with open_store(config.store) as store:
-        yield Session(config=config, split=split, store=store, on_progress=on_progress, on_pull=on_pull)
+        yield Session(config=config, split=split, logged=logged, store=store, on_progress=on_progress, on_pull=on_pull)

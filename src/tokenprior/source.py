@@ -35,7 +35,11 @@ def load_function(source: str, *, folder: str | Path = ".") -> Callable[..., Any
     place, _, name = source.rpartition(":")
     if not place or not name.isidentifier():
         raise ConfigError(f"function: got {source!r}, {_EXPECTED}")
-    module = _load_file(Path(folder) / Path(place).expanduser(), source) if place.endswith(".py") else _load_module(place, source)
+    module = (
+        _load_file(Path(folder) / Path(place).expanduser(), source)
+        if place.endswith(".py")
+        else _load_module(place, source)
+    )
     function: Callable[..., Any] | None = getattr(module, name, None)
     if function is None:
         there = [key for key, value in vars(module).items() if inspect.isfunction(value) and key[0] != "_"]

@@ -54,7 +54,7 @@ def record(store: Store) -> Iterator[RunStore]:
 
 def wrapped(endpoint: Model, record: RunStore, budget: Budget | None = None) -> ReplayedModel:
     metered = MeteredModel(endpoint, record, budget or Budget(Limits()), {})
-    policy = RetryPolicy(attempts=2, backoff_s=0.001, max_backoff_s=0.002, patience_s=0.05)
+    policy = RetryPolicy(attempts=2, backoff_s=0.001, max_backoff_s=0.002, patience_s=0.5)
     return ReplayedModel(RetriedModel(metered, Limit(64), policy), record)
 
 
@@ -319,9 +319,9 @@ async def test_what_a_reply_may_take_is_reserved(record: RunStore) -> None:
         assert (await post(seat, ASKED | {"max_tokens": 100, "n": 60}))[0] == 402
 
 
-@pytest.mark.parametrize("limits", [{"turns": 2}, {"tokens": 50}, {"seconds": 0.05}])
+@pytest.mark.parametrize("limits", [{"turns": 2}, {"tokens": 50}, {"seconds": 0.5}])
 async def test_an_attempt_at_its_limit_is_told_so(record: RunStore, limits: dict[str, Any]) -> None:
-    with FakeOpenAI(lambda request: "x", delay_s=0.03) as server:
+    with FakeOpenAI(lambda request: "x", delay_s=0.3) as server:
         async with opened(server.model, record) as gateway, seated(gateway, TokenPrior(), **limits) as seat:
             long = [{"role": "user", "content": "y" * 100}]
             replies = [await post(seat, ASKED | {"messages": long, "seed": number}) for number in range(3)]
@@ -410,6 +410,60 @@ async def test_leaving_a_seat_cuts_off_what_it_has_in_flight(record: RunStore) -
                 break
             await asyncio.sleep(0.02)
         assert upstream.gone == 1
+
+
+async def test_a_stream_is_handed_on_while_it_comes(record: RunStore) -> None:
+    async with StreamingUpstream() as upstream, opened(upstream.model, record) as gateway, seated(gateway) as seat:
+        headers = {"Authorization": f"Bearer {seat.api_key}"}
+        body = ASKED | {"model": "drips", "stream": True}
+        async with (
+            aiohttp.ClientSession() as client,
+            client.post(f"{seat.base_url}/chat/completions", json=body, headers=headers) as response,
+        ):
+            assert await asyncio.wait_for(response.content.readany(), 5) == b": keep-alive\n\n"
+
+
+async def test_a_stream_without_the_word_for_its_end_is_whole_if_it_has_a_reason(record: RunStore) -> None:
+    async with StreamingUpstream() as upstream, opened(upstream.model, record) as gateway, seated(gateway) as seat:
+        status, raw, _ = await post(seat, ASKED | {"model": "no-done", "stream": True})
+        assert (status, raw) == (200, upstream.raw[0])
+        assert len(seat.exchanges) == 1
+
+
+async def test_an_error_in_place_of_a_stream_is_tried_again_and_then_told(record: RunStore) -> None:
+    async with StreamingUpstream() as upstream, opened(upstream.model, record) as gateway, seated(gateway) as seat:
+        reply = await post(seat, ASKED | {"model": "errs", "stream": True})
+        assert (reply[0], "overloaded" in error_of(reply)["message"]) == (502, True)
+        assert len(upstream.bodies) == 2
+
+
+async def test_an_endpoint_that_knows_no_streams_answers_as_a_whole(record: RunStore) -> None:
+    with FakeOpenAI(lambda request: "whole") as server:
+        async with opened(server.model, record) as gateway, seated(gateway) as seat:
+            for _ in range(2):
+                status, raw, headers = await post(seat, ASKED | {"stream": True})
+                assert (status, headers["Content-Type"]) == (200, "application/json")
+                assert json.loads(raw)["choices"][0]["message"]["content"] == "whole"
+
+
+@pytest.mark.parametrize(("where", "code"), [("closed", "unreachable"), ("moved", "http-307")])
+async def test_an_address_that_does_not_answer_is_told_and_none_is_followed(
+    record: RunStore, where: str, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # a model's address is never looked for behind a proxy
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    async with StreamingUpstream() as upstream:
+        name = upstream.model if where == "moved" else "http://127.0.0.1:9/v1#*"
+        async with opened(name, record) as gateway, seated(gateway) as seat:
+            reply = await post(seat, ASKED | {"model": where})
+            assert (reply[0], error_of(reply)["code"]) == (502, code)
+
+
+@pytest.mark.parametrize("name", ["http://h/v1", "ftp://h/v1#m", "openai:gpt", "http://h/v1#"])
+def test_a_name_that_is_no_address_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="expected http"):
+        ForwardModel.at(name)
 
 
 async def test_a_stream_that_is_cut_off_is_cut_off_for_the_program_too_and_not_asked_for_again(

@@ -174,12 +174,16 @@ def test_a_reply_that_was_cut_off_ends_the_attempt(record: RunStore) -> None:
 
 def test_calls_side_by_side_keep_their_order_and_stateful_ones_wait_for_each_other(record: RunStore) -> None:
     running = most = 0
+    stateful = False
+    together = asyncio.Event()
 
     async def act(word: str) -> str:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.01 if word == "a" else 0)
+        if not stateful:
+            await asyncio.wait_for(together.wait(), 10) if running < 3 else together.set()
+        await asyncio.sleep(0)
         running -= 1
         return word
 
@@ -187,7 +191,7 @@ def test_calls_side_by_side_keep_their_order_and_stateful_ones_wait_for_each_oth
     rollout = attempt(ReactAgent(model=model, tools=(ToyTool(act=act),), ledger=record))
     assert [message.content for message in rollout.messages[2:5]] == ["a", "b", "c"]
     assert most == 3
-    most = 0
+    most, stateful = 0, True
     model = ScriptedModel([calling("a", "b"), "ok"])
     attempt(ReactAgent(model=model, tools=(ToyTool(act=act, stateful=True),), ledger=record), index=1)
     assert most == 1

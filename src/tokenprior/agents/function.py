@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Self
 
 from tokenprior.agents.base import AttemptLimits
@@ -81,13 +82,14 @@ class FunctionAgent:
         cls,
         source: str,
         *,
+        folder: str | Path = ".",
         gateway: Gateway | None = None,
         limits: AttemptLimits | None = None,
         concurrency: int = 32,
     ) -> Self:
         """From `module:function` or `path/to/file.py:function`; see `source.load_function`."""
         return cls(
-            function=load_function(source),
+            function=load_function(source, folder=folder),
             source=source,
             gateway=gateway,
             limits=limits or AttemptLimits(),

@@ -247,9 +247,11 @@ async def _shaped(
 
 def _of_failure(failed: CallFailed) -> Refused:
     """A failed call as the endpoint told it, or in words of ours."""
-    if failed.kind.startswith("http-"):
-        return Refused(int(failed.kind[5:]), failed.detail, failed.kind, failed.body)
-    return Refused(_STATUS.get(failed.kind, 502), redact(str(failed)), failed.kind, failed.body)
+    number = failed.kind.removeprefix("http-")
+    status = int(number) if number.isdigit() else _STATUS.get(failed.kind, 502)
+    words = redact(str(failed))
+    # A program that followed a redirection would leave the gateway.
+    return Refused(status, words, failed.kind, failed.body) if status >= 400 else Refused(502, words, failed.kind)
 
 
 async def _body_of(http: web.Request) -> dict[str, Any]:

@@ -10,11 +10,14 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
+from tokenprior.errors import ConfigError
 from tokenprior.models.base import CallFailed, Ledger, Model, Reply, Request
 from tokenprior.models.budget import Budget
 from tokenprior.models.prices import Price
 from tokenprior.models.recorded import MeteredModel, ReplayedModel
 from tokenprior.models.retried import Limit, RetriedModel, RetryPolicy
+from tokenprior.operation import shorten
+from tokenprior.redact import redact
 
 if TYPE_CHECKING:
     from tokenprior.config import EndpointSettings
@@ -80,6 +83,7 @@ class Connections:
         self._prices, self._policy, self._on_pull = prices, policy, on_pull
         self._limits: dict[str, Limit] = {}
         self._open: dict[str, Model] = {}
+        self._servers: dict[str, EmbeddedServer] = {}
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Connections:
@@ -98,6 +102,35 @@ class Connections:
         if name not in self._open:
             self._open[name] = self.wrap(await self._endpoint(name))
         return self._open[name]
+
+    async def forward(self, name: str) -> Model:
+        """The model of this name for requests that programs make themselves; see `ForwardModel`.
+
+        Args:
+            name: as for `model`; `*` in place of the model's own name is whatever the program asks for.
+
+        Raises:
+            ConfigError: no such model, no key for it, or it does not speak OpenAI's chat completions.
+            EmbeddedModelError: the embedded model cannot be had.
+        """
+        key = f"forward {name}"
+        if key not in self._open:
+            self._open[key] = self.wrap(await self._forwarded(name))
+        return self._open[key]
+
+    async def _forwarded(self, name: str) -> Model:
+        from tokenprior.models.forward import ForwardModel
+
+        if is_embedded(name):
+            server, full = await self._embedded_server(name)
+            model = ForwardModel(server.ensure, name=full)
+        elif "://" in name:
+            model = ForwardModel.at(name, key_variable=self._settings.key_variable)
+        else:
+            base_url, provider_key = _provider_address(name)
+            model = ForwardModel(base_url, name=name, key=provider_key)
+        self._stack.push_async_callback(model.aclose)
+        return model
 
     def wrap(self, endpoint: Model) -> Model:
         """A bare endpoint behind limit, retries, budget and ledger."""
@@ -124,6 +157,13 @@ class Connections:
         return model
 
     async def _embedded(self, name: str) -> Model:
+        server, full = await self._embedded_server(name)
+        child = EmbeddedChild(full, server)
+        self._stack.push_async_callback(child.aclose)
+        return child
+
+    async def _embedded_server(self, name: str) -> tuple[EmbeddedServer, str]:
+        """The server of an embedded model, one however it is used, and the model's full name."""
         import asyncio
 
         from tokenprior.models.catalog import find
@@ -131,20 +171,39 @@ class Connections:
         from tokenprior.models.pull import PullProgress, pull
 
         wanted = find(name.removeprefix("embedded:"))
-
-        def told(progress: PullProgress) -> None:
-            if self._on_pull:
-                self._on_pull(progress.what, progress.done_bytes, progress.total_bytes)
-
-        path = await asyncio.to_thread(pull, wanted, on_progress=told)
-        server = EmbeddedServer(
-            path,
-            slots=self._settings.slots,
-            context_per_slot=self._settings.context,
-            threads=self._settings.threads,
-        )
-        await self._stack.enter_async_context(server)
         # The name says which weights answered, not how the user spelled it: the ledger goes by it.
-        child = EmbeddedChild(f"embedded:{wanted.name}", server)
-        self._stack.push_async_callback(child.aclose)
-        return child
+        full = f"embedded:{wanted.name}"
+        if full not in self._servers:
+
+            def told(progress: PullProgress) -> None:
+                if self._on_pull:
+                    self._on_pull(progress.what, progress.done_bytes, progress.total_bytes)
+
+            path = await asyncio.to_thread(pull, wanted, on_progress=told)
+            server = EmbeddedServer(
+                path,
+                slots=self._settings.slots,
+                context_per_slot=self._settings.context,
+                threads=self._settings.threads,
+            )
+            self._servers[full] = await self._stack.enter_async_context(server)
+        return self._servers[full], full
+
+
+def _provider_address(name: str) -> tuple[str, str]:
+    """Where a provider of pydantic-ai is reached, and its key from the environment."""
+    from openai import AsyncOpenAI
+    from pydantic_ai.exceptions import UserError
+    from pydantic_ai.providers import infer_provider
+
+    try:
+        provider = infer_provider(name.partition(":")[0])
+    except (UserError, ValueError, ImportError) as error:
+        raise ConfigError(f"model {name!r}: {shorten(redact(str(error)), 300)}") from error
+    client = provider.client
+    if not isinstance(client, AsyncOpenAI):
+        raise ConfigError(
+            f"model {name!r}: a program's calls need an endpoint that speaks OpenAI's chat completions, and this "
+            "provider does not: name its OpenAI-compatible address as http://HOST/v1#MODEL"
+        )
+    return str(client.base_url).rstrip("/"), client.api_key

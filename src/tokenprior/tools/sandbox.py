@@ -112,11 +112,15 @@ def chmod():
 def connect():
     import socket
     socket.create_connection(("127.0.0.1", PORT), 1).close()
+def fast_open():
+    import socket
+    with socket.socket() as end:
+        end.sendto(b"x", socket.MSG_FASTOPEN, ("127.0.0.1", PORT))
 def kill():
     import os
     os.kill(PID, 0)
 print(json.dumps({"read a file": denied(read), "write outside": denied(write), "change a file": denied(chmod),
-                  "connect": denied(connect), "signal us": denied(kill)}))
+                  "connect": denied(connect) and denied(fast_open), "signal us": denied(kill)}))
 """
 _lock = threading.Lock()
 _reports: dict[str, LevelReport] = {}

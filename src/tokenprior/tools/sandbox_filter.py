@@ -1,9 +1,11 @@
-"""The filter of system calls for the level `bwrap`: what mount and process name spaces leave open.
+"""The filter of system calls for the levels `sandlock` and `bwrap`: what these leave open by themselves.
 
-Name spaces hide files, processes and the network. Left open are calls that take memory which no limit of a process
-counts (memfd, System V shared memory, a tmpfs in a user name space of one's own), and parts of the kernel that a
-calculation has no use for. They fail with EPERM; `clone3` fails with ENOSYS, for its flags cannot be read by a filter
-and the C library then uses `clone`. Known for x86-64 and arm64; elsewhere the level is refused.
+Name spaces and Landlock hide files, processes and the network. Left open are calls that take memory which no limit of
+a process counts (memfd, System V shared memory, a tmpfs in a user name space of one's own); sockets that lead nowhere
+but into the kernel (netlink), or where `sandlock` 0.9.0 alone answers MSG_FASTOPEN with EINPROGRESS; and parts of the
+kernel that a calculation has no use for. They fail with EPERM; `clone3` fails with ENOSYS, for its flags cannot be read
+by a filter and the C library then uses `clone`. `socketpair` stays, so asyncio works. Known for x86-64 and arm64;
+elsewhere both levels are refused.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ _ALLOW, _EPERM, _ENOSYS, _KILL = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
 
 
 def system_call_filter() -> bytes:
-    """A program for `bwrap --seccomp`; empty where the numbers of this machine are not known."""
+    """A program for seccomp; empty where the numbers of this machine are not known."""
     machine = _MACHINES.get(platform.machine())
     if machine is None or struct.calcsize("P") != 8:
         return b""

@@ -66,7 +66,7 @@ def missing(level: str) -> str:
         return "the package sandlock is not installed"
     if level == "bwrap" and not shutil.which("bwrap"):
         return "the program bwrap is not installed"
-    if level == "bwrap" and not system_call_filter():
+    if level in ("sandlock", "bwrap") and not system_call_filter():
         return "the system calls of this machine are not known"
     if level == "monty" and not (_found("pydantic_monty") and _monty_program()):
         return "the package pydantic-monty is not installed"
@@ -120,11 +120,9 @@ def order(level: str, limits: Limits) -> Order:
             "processes": limits.processes + 1,
             "denied": list(_DENIED_IN_SANDLOCK),
         }
-    filter_bytes = b""
     if level == "bwrap":
-        filter_bytes = system_call_filter()
         words["command"] = [*_bwrap(words["environment"], files), *words["command"]]
-    return Order(words=words, filter=filter_bytes, reasons=_reasons(limits))
+    return Order(words=words, reasons=_reasons(limits))
 
 
 def _reasons(limits: Limits) -> dict[str, str]:
@@ -155,6 +153,7 @@ def _guest(level: str, limits: Limits) -> list[str]:
     settings = {
         "packages": _packages(),
         "drop_capabilities": is_root and level != "none",
+        "filter": system_call_filter().hex() if level != "none" else "",
         # Root is exempt from the limit of processes; a user of its own also owns nothing on this machine.
         "uid": 61184 + os.getpid() % 4000 if is_root and level == "bwrap" else None,
         "processes": limits.processes + 2 if level == "bwrap" else None,
@@ -183,4 +182,4 @@ def _bwrap(environment: dict[str, str], file_bytes: int) -> list[str]:
             words += ["--ro-bind", path, path]
     words += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
     words += ["--perms", "0777", "--size", str(file_bytes), "--tmpfs", "/tmp", "--chdir", "/tmp"]
-    return [*words, "--remount-ro", "/", "--hostname", "sandbox", "--seccomp", "{filter}", "--"]
+    return [*words, "--remount-ro", "/", "--hostname", "sandbox", "--"]

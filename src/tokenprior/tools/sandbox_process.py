@@ -2,7 +2,7 @@
 
 The code comes from a model and may have been written to do harm, so everything that arrives is believed to be hostile:
 output is read as it comes and bounded, the channel takes nothing but the token of the call under way, and whatever else
-happens costs the interpreter its life. Nothing here blocks the event loop but the start of a process (about 2 ms).
+happens costs the interpreter its life. Nothing here blocks the event loop.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ END_TIMEOUT_S: Final = 15.0
 REASON_TIMEOUT_S: Final = 2.0
 OUTPUT_BYTES: Final = 16 << 20
 """More than this in one call ends the interpreter; the text of the result is far shorter."""
-_WARDEN = Path(__file__).with_name("sandbox_warden.py")
+_HERE: Final = str(Path(__file__).parent)
+# Imported, not run as a script, for then its compiled form is kept; last on the path, where it hides nothing.
+_WARDEN: Final = (
+    "import json, sys; sys.path.append(sys.argv[1]); "
+    "import sandbox_warden; sandbox_warden.main(json.loads(sys.argv[2]))"
+)
 
 
 class NotStarted(Exception):
@@ -52,12 +57,10 @@ class Order:
 
     Attributes:
         words: JSON; `sandbox_warden.main` reads it.
-        filter: a program for seccomp that the command takes from the file descriptor `{filter}`; empty if none.
         reasons: what the warden's one-word reasons mean, in words for the model.
     """
 
     words: dict[str, Any]
-    filter: bytes = b""
     reasons: dict[str, str] = field(default_factory=dict)
 
 
@@ -102,7 +105,7 @@ class ProcessInterpreter:
     """One interpreter. `start`, then `run` one at a time, then `end`; not usable after a `Ran.lost` but for `end`."""
 
     def __init__(self, order: Order, *, timeout_s: float, output_chars: int) -> None:
-        self._order, self._filter, self._reasons = order.words, order.filter, order.reasons
+        self._order, self._reasons = order.words, order.reasons
         self._timeout_s = timeout_s
         self._printed = Output(output_chars)
         self._process: subprocess.Popen[bytes] | None = None
@@ -123,10 +126,10 @@ class ProcessInterpreter:
             NotStarted: it did not. Nothing is left behind.
         """
         try:
-            self._launch()
+            await self._launch()
             async with asyncio.timeout(START_TIMEOUT_S):
                 await self._until(lambda: bool(self._reports and self._heard["channel"]))
-            started = self._reports[0].get("started")
+            started = self._reports[0].get("started") if self._reports else None
             if not isinstance(started, int) or self._heard["channel"] != b"ready\n":
                 raise NotStarted(await self._why_not_started())
             self._group = started
@@ -193,27 +196,32 @@ class ProcessInterpreter:
         self._close()
         self._process = None
 
-    def _launch(self) -> None:
+    async def _launch(self) -> None:
+        """Start the warden, in a thread, for the system takes its time: 32 at once held the loop for 0.7 s."""
+        launched = asyncio.create_task(asyncio.to_thread(self._launch_here))
+        try:
+            await asyncio.shield(launched)
+        except asyncio.CancelledError:
+            with contextlib.suppress(NotStarted):
+                await launched
+            raise
+        finally:
+            if self._process is not None:
+                self._listen()
+
+    def _launch_here(self) -> None:
         self._channel, channel = socket.socketpair()
         self._status, status = socket.socketpair()
         self._output, output = os.pipe()
-        inherited: list[int] = []
-        command = self._order["command"]
         try:
-            if self._filter:
-                given, written = os.pipe()
-                inherited.append(given)
-                os.write(written, self._filter)
-                os.close(written)
-                command = [part.replace("{filter}", str(given)) for part in command]
-            order = {**self._order, "command": command, "inherited_fds": inherited, "status_fd": status.fileno()}
+            order = {**self._order, "status_fd": status.fileno()}
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-X", "utf8", str(_WARDEN), json.dumps(order)],
+                [sys.executable, "-I", "-S", "-X", "utf8", "-c", _WARDEN, _HERE, json.dumps(order)],
                 stdin=channel.fileno(),
                 stdout=output,
                 stderr=output,
                 env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C.UTF-8"},
-                pass_fds=(status.fileno(), *inherited),
+                pass_fds=(status.fileno(),),
                 start_new_session=True,
             )
         except OSError as error:
@@ -223,8 +231,11 @@ class ProcessInterpreter:
                 self._close(watched=False)
             channel.close()
             status.close()
-            for fd in (output, *inherited):
-                os.close(fd)
+            os.close(output)
+
+    def _listen(self) -> None:
+        assert self._channel is not None
+        assert self._status is not None
         loop = asyncio.get_running_loop()
         for end in (self._channel, self._status):
             end.setblocking(False)

@@ -1,8 +1,9 @@
 """The process between us and a sandbox: starts it, watches it, and ends all that came out of it.
 
-Run as a script, one for each interpreter, with the standard library only (and `sandlock` at that level). It holds the
-end of a socket whose other end is ours: when that closes, for whatever reason (the session is over, the task was
-cancelled, our process was killed), it kills every process of the sandbox, removes the temporary directory and ends.
+Run in a process of its own for each interpreter, by `main`, with the standard library only (and `sandlock` at that
+level). It holds the end of a socket whose other end is ours: when that closes, for whatever reason (the session is
+over, the task was cancelled, our process was killed), it kills every process of the sandbox, removes the
+temporary directory and ends.
 
 Covered: processes that fork twice, start sessions of their own or ignore signals (this process is a subreaper on Linux,
 so they stay its descendants); memory, processes and files of the whole tree, looked at every `LOOK_S` seconds beside
@@ -58,17 +59,13 @@ def start(order: dict[str, Any], directory: str) -> tuple[int, Callable[[], str]
     environment = {name: value.replace("{directory}", directory) for name, value in order["environment"].items()}
     if order["sandlock"] is not None:
         return start_in_sandlock(order, command, environment, directory)
-    inherited = tuple(order["inherited_fds"])
     process = subprocess.Popen(
         command,
         env=environment,
         cwd=directory,
         start_new_session=True,
-        pass_fds=inherited,
         preexec_fn=lambda: set_limits(order["limits"]),
     )
-    for fd in inherited:
-        os.close(fd)
     return process.pid, lambda: ending(process.wait())
 
 
@@ -190,10 +187,10 @@ def watch(order: dict[str, Any], directory: str, status: socket.socket, wait: Ca
     threading.Thread(target=until_it_ends, daemon=True).start()
     while True:
         ready, _, _ = select.select([status.fileno(), ended], [], [], LOOK_S)
-        if status.fileno() in ready:
-            return ""
         if ended in ready:
             return how[0]
+        if status.fileno() in ready:
+            return ""
         if over := excess(order["limits"], directory):
             return over
 
@@ -252,7 +249,3 @@ def main(order: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):
         status.sendall(json.dumps(report).encode() + b"\n")
     os._exit(0)  # not by way of the threads of a library
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))

@@ -65,7 +65,7 @@ def make_verifier(
     model: Model | None = None,
     tasks: Iterable[Task] | None = None,
     folder: str | Path = ".",
-    logged: Sequence[LoggedTask] | None = None,
+    logged: Sequence[LoggedTask] = (),
 ) -> Verifier:
     """The verifier that a config names.
 
@@ -86,7 +86,7 @@ def make_verifier(
     made = _KINDS[kind]
     what = f"verifier {kind}"
     if made is Recorded:
-        if logged is None:
+        if not logged:
             raise ConfigError("verifier recorded: gives the rewards of logs, and there are none: set `logs`")
         return Recorded(logged)
     given = dict(spec)
