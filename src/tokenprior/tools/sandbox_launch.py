@@ -23,7 +23,7 @@ _SYSTEM_FILES: Final = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives
 _OWN_MEMORY: Final = 128 << 20  # what the interpreter itself takes, beside `memory_mb`
 
 # Beyond what sandlock denies by itself (0.9.0). Landlock lets files that may not be opened still be changed in mode,
-# owner, times and attributes, and other processes of this user in limits and priority: both were tried and worked.
+# owner, times and attributes: tried, and it worked. Limits and priority of other processes are denied as a precaution.
 _DENIED_IN_SANDLOCK: Final = (
     "chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchown", "fchownat", "utime", "utimes",
     "utimensat", "futimesat", "file_setattr", "setxattr", "lsetxattr", "fsetxattr", "setxattrat", "removexattr",
