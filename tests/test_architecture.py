@@ -40,7 +40,7 @@ GROUND = {"errors", "config", "settings", "agent_settings", "options", "source",
 # Files that the members of a family stand on beside their base.
 FAMILY_GROUND = {
     "models": {"budget", "prices", "catalog"},
-    "agents": {"toolbox", "fenced", "gateway", "seat", "ending"},
+    "agents": {"toolbox", "fenced", "frameworks", "gateway", "seat", "ending", "lookout"},
     "tools": {
         "address",
         "fetch",

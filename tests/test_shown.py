@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -34,7 +35,7 @@ def rollout(*messages: Message, output: str = "") -> Rollout:
 
 def body(one: Rollout, limit: int = 2_000) -> str:
     text = shown.attempt(1, one, None, limit=limit, question=QUESTION)
-    return text.removeprefix("Attempt 1:\n<<<\n").removesuffix("\n>>>")
+    return text.partition("<<<\n")[2].removesuffix("\n>>>")
 
 
 BEGIN = (said("system", "Be brief."), said("user", QUESTION))
@@ -181,3 +182,12 @@ async def test_attempts_that_are_too_long_to_be_shown_whole_are_summarised_from_
     assert [request.key.phase for request in long.requests] == ["summary", "summary", "contrast"]
     assert "tool10 gave:" in world.texts(long.requests[:1]), "four times as much is shown for a summary"
     assert "messages left out" not in world.texts(long.requests[:1])
+
+
+def test_an_attempt_says_how_often_it_called_which_tool() -> None:
+    none = Rollout(task_id="t", index=0, messages=(), output="31", metadata={"tools": []})
+    assert shown.attempt(1, none, None, limit=100).startswith("Attempt 1, called no tool:\n")
+    fenced = replace(none, metadata={"tools": [{"name": "python"}, {"name": "python"}, {"name": "search"}]})
+    assert shown.attempt(1, fenced, None, limit=100).startswith("Attempt 1, called python 2 times, search 1 time:\n")
+    many = replace(none, metadata={"tools": [{"name": f"tool{number}"} for number in range(20)]})
+    assert "and 14 others" in shown.attempt(1, many, None, limit=100)

@@ -65,7 +65,7 @@ class ArmReport:
             `None` if it read none.
         scored, unscored: attempts.
         failed: attempts by kind of failure.
-        cut_off: finished attempts that ended at their token limit.
+        cut_off: finished attempts that ended at a limit: of the tokens of a reply, or of what an attempt may take.
         usage: tokens and money of the arm.
         latency_s: mean seconds of work of an attempt.
         tasks: by task id, the rewards of its attempts; `None` for an unscored or failed one.
@@ -128,7 +128,7 @@ def report_arm(arm: str, library: Library, prior: TokenPrior, groups: Sequence[G
         scored=sum(len(group.rewards_G) for group in groups),
         unscored=sum(group.unscored for group in groups),
         failed=dict(sorted(Counter(r.failure.kind for r in rollouts if r.failure).items())),
-        cut_off=sum(rollout.stop.value == "length" for rollout in finished),
+        cut_off=sum(rollout.stop.value in ("length", "limit") for rollout in finished),
         usage=usage,
         latency_s=sum(rollout.latency_s for rollout in finished) / len(finished) if finished else 0.0,
         tasks=rewards_of(groups),

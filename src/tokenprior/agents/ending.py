@@ -3,66 +3,26 @@
 What is covered, on Linux: every process of the program's session, every descendant by `/proc`, and every process that
 carries the attempt's marker in its environment, so also those that left the session or lost their parent. What is not:
 a process that has done all of it, left the session, lost its parent and dropped the marker; and one of another user.
-Without `/proc` (macOS) the process group is all that is found.
+Without `/proc` (macOS) the process group is all that is found. If we are killed ourselves, `agents.lookout` does it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
+import sys
 import time
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
+from contextlib import asynccontextmanager
+
+from tokenprior.agents import lookout
+from tokenprior.agents.lookout import MOST_ROUNDS, kill, members, tell
 
 GRACE_S = 2.0
-MOST_ROUNDS = 200  # of the hard end; a process that cannot be killed hangs in the kernel
 
-_PROC = Path("/proc")
 # A thread of its own: those of the loop may all be taken by verifiers just when a program has to be ended.
 _LOOKOUT = ThreadPoolExecutor(1, thread_name_prefix="tokenprior-ending")
-
-
-def members(leader: int, marker: str) -> list[int]:
-    """The living processes of an attempt.
-
-    Args:
-        leader: the process that was started, in a session of its own.
-        marker: a text in its environment that stands in no other.
-    """
-    if not (_PROC / "self" / "stat").exists():
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(leader, 0)
-            return [leader]
-        return []
-    parents: dict[int, int] = {}
-    found: set[int] = set()
-    for entry in os.listdir(_PROC):
-        if not entry.isdigit():
-            continue
-        with suppress(OSError):  # it has ended meanwhile, or belongs to somebody else
-            # The name in brackets may hold anything, brackets too.
-            state, parent, _, session = (_PROC / entry / "stat").read_bytes().rpartition(b")")[2].split()[:4]
-            if state in (b"Z", b"X"):
-                continue
-            parents[int(entry)] = int(parent)
-            if int(session) == leader or marker.encode() in (_PROC / entry / "environ").read_bytes():
-                found.add(int(entry))
-    found.discard(os.getpid())
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return sorted(found)
-
-
-def tell(leader: int, found: list[int], number: signal.Signals) -> None:
-    """Send them a signal."""
-    for pid in found:
-        with suppress(ProcessLookupError, PermissionError):
-            if _PROC.exists():
-                os.kill(pid, number)
-            else:
-                os.killpg(leader, number)
 
 
 async def end(leader: int, marker: str) -> None:
@@ -89,9 +49,44 @@ async def end(leader: int, marker: str) -> None:
             await asyncio.sleep(0.01)
             found = await look()
     except asyncio.CancelledError:
-        for _ in range(MOST_ROUNDS):
-            if not (found := members(leader, marker)):
-                break
-            tell(leader, found, signal.SIGKILL)
-            time.sleep(0.01)  # noqa: ASYNC251 (the loop is being stopped)
+        kill(leader, marker)  # it blocks; the loop is being stopped
         raise
+
+
+class Guard:
+    """A process beside us that ends an attempt's processes if we are killed, as we see it."""
+
+    def __init__(self, pipe: asyncio.StreamWriter) -> None:
+        self._pipe = pipe
+
+    def began(self, leader: int) -> None:
+        """Tell it which process was started."""
+        self._pipe.write(f"{leader}\n".encode())
+
+    def ended(self) -> None:
+        """Tell it that nothing is left to end."""
+        self._pipe.write(lookout.ENDED)
+
+
+@asynccontextmanager
+async def guarded(marker: str, folder: str) -> AsyncIterator[Guard]:
+    """A guard for an attempt whose processes carry the marker, there before the first of them.
+
+    Args:
+        folder: is removed with them.
+    """
+    quiet = asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-S", lookout.__file__, marker, folder),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=quiet,
+        stderr=quiet,
+        env={},
+        start_new_session=True,  # a Ctrl-C is not meant for it
+    )
+    assert process.stdin is not None
+    try:
+        yield Guard(process.stdin)
+    finally:
+        process.stdin.close()
+        await process.wait()

@@ -1,7 +1,8 @@
-"""Function: a Python function of the user's as an agent.
+"""Function: a Python function of the user's, or an agent object of a framework, as an agent.
 
 Order of events: the function is called with the task, without its answer, and the prior; if it asks for a third
-argument it gets a seat at the gateway; what it returns is the output.
+argument it gets a seat at the gateway; what it returns is the output. An agent object is run on a seat instead, after
+it was made for it if there is a function that makes it.
 
 What is covered: an exception, a wrong result and too long a time are failures of the attempt. What is not: the function
 runs in this process with all its rights, and a thread cannot be killed, so what is over its time runs on unheard.
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tokenprior.agents.base import AttemptLimits
+from tokenprior.agents.frameworks import ACCEPTED, Run, adapt, code_of, framework_of
 from tokenprior.agents.gateway import Gateway
 from tokenprior.agents.seat import Seat
 from tokenprior.errors import ConfigError, TokenpriorError
@@ -34,6 +36,11 @@ from tokenprior.task import Task, content_hash
 
 _Result = tuple[Any, BaseException | None]
 
+_NO_CALL = (
+    "it called no model by its seat, so the prior reached none: its models have to be made with seat.base_url and "
+    "seat.api_key"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionAgent:
@@ -44,38 +51,58 @@ class FunctionAgent:
     shape. The prior is the function's to use, as `prior.text` or `prior.conditioned(instructions)`; the gateway does
     not add it. A client with `seat.base_url` and `seat.api_key` has its calls recorded, budgeted and limited.
 
+    It may also be an agent object of a framework (`frameworks.adapt`), or a function `make(seat)` that gives one for
+    each attempt. Then the gateway adds the prior, and an attempt that makes no call by its seat is a failure.
+
     Attributes:
-        function: the function, or any other callable object.
+        function: the function, any other callable object, or an agent object.
         source: the name it was loaded by.
-        gateway: for a function that takes a seat; open while attempts are made.
+        code: what tells an agent object from others; `load` takes it from the file that it stands in.
+        gateway: for what takes a seat; open while attempts are made.
         limits: of one attempt. `seconds` is wall-clock; the others hold for calls by the seat.
         concurrency: how many are called at once.
 
     Raises:
-        ConfigError: it cannot be called so, or takes a seat and there is no gateway.
+        ConfigError: it cannot be called so, or takes a seat and there is no gateway; or an agent object has no `code`,
+            or is one that cannot be led to the gateway.
     """
 
     function: Callable[..., Any]
     source: str = ""
+    code: str = ""
     gateway: Gateway | None = None
     limits: AttemptLimits = field(default_factory=AttemptLimits)
     concurrency: int = 32
     _code: str = field(init=False, repr=False, compare=False)
     _takes_seat: bool = field(init=False, repr=False, compare=False)
+    _on_seat: Run | None = field(init=False, repr=False, compare=False)
     _slots: asyncio.Semaphore = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        name = self.source or repr(self.function)
-        if not callable(self.function):
-            raise ConfigError(f"function {name}: is a {type(self.function).__name__}, expected a function")
+        name = self.source or shorten(repr(self.function), 80)
+        framework = framework_of(self.function)
+        if framework is None and not callable(self.function):
+            raise ConfigError(f"function {name}: is a {type(self.function).__name__}, expected {ACCEPTED}")
+        if framework is not None and not self.code:
+            raise ConfigError(
+                f"function {name}: an agent object is known by the file it stands in: load it from there, or give a "
+                "function make(seat)"
+            )
         if self.concurrency < 1:
             raise ConfigError(f"agent.concurrency is {self.concurrency}, expected at least 1")
-        # Taken now: a later edit of the file changes the file, not the function that is loaded.
-        object.__setattr__(self, "_code", code_hash(self.function))
-        object.__setattr__(self, "_takes_seat", _takes_seat(self.function, name))
-        object.__setattr__(self, "_slots", asyncio.Semaphore(self.concurrency))
-        if self._takes_seat and self.gateway is None:
+        makes = framework is None and _makes(self.function)
+        takes_seat = framework is not None or makes or _takes_seat(self.function, name)
+        if takes_seat and self.gateway is None:
             raise ConfigError(f"function {name}: takes a seat at the gateway: name the model it is to lead to")
+        on_seat: Run | None = None
+        if self.gateway is not None:
+            model = self.gateway.model_name
+            on_seat = _making(self.function, name, model) if makes else adapt(self.function, name=name, model=model)
+        # Taken now: a later edit of the file changes the file, not the function that is loaded.
+        object.__setattr__(self, "_code", self.code or code_hash(self.function))
+        object.__setattr__(self, "_takes_seat", takes_seat)
+        object.__setattr__(self, "_on_seat", on_seat)
+        object.__setattr__(self, "_slots", asyncio.Semaphore(self.concurrency))
 
     @classmethod
     def load(
@@ -88,9 +115,11 @@ class FunctionAgent:
         concurrency: int = 32,
     ) -> Self:
         """From `module:function` or `path/to/file.py:function`; see `source.load_function`."""
+        function = load_function(source, folder=folder)
         return cls(
-            function=load_function(source, folder=folder),
+            function=function,
             source=source,
+            code=code_of(source, folder) if framework_of(function) else "",
             gateway=gateway,
             limits=limits or AttemptLimits(),
             concurrency=concurrency,
@@ -113,8 +142,9 @@ class FunctionAgent:
             await stack.enter_async_context(self._slots)
             seat: Seat | None = None
             if self._takes_seat and self.gateway is not None:
-                # An empty prior: the function has it, and two would be one too many.
-                opened = self.gateway.seat(task, TokenPrior(), phase=phase, step=step, index=index, limits=self.limits)
+                # A function has the prior itself, and two would be one too many.
+                added = prior if self._on_seat else TokenPrior()
+                opened = self.gateway.seat(task, added, phase=phase, step=step, index=index, limits=self.limits)
                 seat = await stack.enter_async_context(opened)
             started = time.monotonic()
             ended = await self._ended(task, prior, seat)
@@ -125,8 +155,11 @@ class FunctionAgent:
 
     async def _ended(self, task: Task, prior: TokenPrior, seat: Seat | None) -> _Result | None:
         """What the function gave or raised; `None` if it took too long or the run has to stop."""
-        arguments = (replace(task, answer=None), prior, *([seat] if seat else []))
-        work = asyncio.ensure_future(_called(self.function, arguments))
+        known = replace(task, answer=None)
+        if self._on_seat is not None:
+            work = asyncio.ensure_future(_called(self._on_seat, (known, seat)))
+        else:
+            work = asyncio.ensure_future(_called(self.function, (known, prior, *([seat] if seat else []))))
         waits: set[asyncio.Future[Any]] = {work}
         if seat is not None:
             waits.add(asyncio.ensure_future(seat.stopped()))
@@ -145,6 +178,8 @@ class FunctionAgent:
             failure = Failure(kind="timeout", detail=f"the function took longer than {self.limits.seconds:g} s")
         elif ended[1] is None:
             output, messages, failure = _given(ended[0])
+            if self._on_seat is not None and seat is not None and not (seat.turns or seat.limit_reached):
+                output, failure = "", Failure(kind="agent", detail=_NO_CALL)
         else:
             failure = _raised(ended[1])
         stop = StopReason.FAILED if failure else StopReason.DONE
@@ -169,6 +204,28 @@ class FunctionAgent:
         )
 
 
+def _makes(function: Callable[..., Any]) -> bool:
+    """Whether it is called as `make(seat)`."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return False
+    return next(iter(signature.parameters), "") == "seat" and _fits(signature, 1) and not _fits(signature, 2)
+
+
+def _making(make: Callable[..., Any], name: str, model: str) -> Run:
+    async def run(task: Task, seat: Seat) -> str:
+        made, error = await _called(make, (seat,))
+        if error is not None:
+            raise error
+        on_seat = adapt(made, name=name, model=model, seated=True)
+        if on_seat is None:
+            raise ConfigError(f"function {name}: gave a {type(made).__name__}, expected an agent of a known framework")
+        return await on_seat(task, seat)
+
+    return run
+
+
 def _takes_seat(function: Callable[..., Any], name: str) -> bool:
     try:
         signature = inspect.signature(function)
@@ -179,7 +236,7 @@ def _takes_seat(function: Callable[..., Any], name: str) -> bool:
         return any(one.name in ("seat", "gateway") and one.kind is one.POSITIONAL_OR_KEYWORD for one in third)
     if _fits(signature, 3):
         return True
-    raise ConfigError(f"function {name}: cannot be called as (task, prior) or (task, prior, seat)")
+    raise ConfigError(f"function {name}: cannot be called as (task, prior), (task, prior, seat) or (seat)")
 
 
 def _fits(signature: inspect.Signature, count: int) -> bool:

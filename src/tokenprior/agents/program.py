@@ -164,7 +164,18 @@ class _Run:
             told = {"id": task.id, "question": task.question, "metadata": dict(task.metadata)}
             (self.made / "input.json").write_text(json.dumps(told | {"images": list(task.images)}, default=str))
         asked = b"" if names & {"question", "input"} else task.question.encode("utf-8", "replace")
-        started = time.monotonic()
+        async with ending.guarded(self._marker, str(self.made)) as guard:
+            ran = await self._ran(words, asked, to_file="output" in names, guard=guard)
+            guard.ended()
+        return ran
+
+    @property
+    def _marker(self) -> str:
+        """Stands in the environment of what the program starts, and in no other."""
+        return f"TOKENPRIOR_DIR={self.made}"
+
+    async def _ran(self, words: list[str], asked: bytes, *, to_file: bool, guard: ending.Guard) -> _Ran:
+        agent, started = self.agent, time.monotonic()
         try:
             process = await asyncio.create_subprocess_exec(
                 *words,
@@ -180,6 +191,7 @@ class _Run:
         except (OSError, ValueError) as error:
             words_of_it = shorten(redact(f"cannot be started with this question: {error}; use {{input}}"), 300)
             return _Ran(failure=Failure(kind="agent", detail=words_of_it))
+        guard.began(process.pid)
         in_time = await self._lived(process, asked)
         seconds = round(time.monotonic() - started, 3)
         if not in_time:
@@ -189,7 +201,7 @@ class _Run:
         lines = self.complained.decode("utf-8", "replace").strip().splitlines()
         last_line = lines[-1].replace(self.seat.api_key, "[redacted]") if lines else ""
         return _Ran(
-            output=self._output(to_file="output" in names),
+            output=self._output(to_file=to_file),
             exit=128 - code if code is not None and code < 0 else code,
             seconds=seconds,
             last_line=shorten(redact(last_line), 300),
@@ -210,7 +222,7 @@ class _Run:
             return process.returncode is not None or self.seat.fatal is not None
         finally:
             try:
-                await ending.end(process.pid, f"TOKENPRIOR_DIR={self.made}")
+                await ending.end(process.pid, self._marker)
                 await asyncio.wait(pipes, timeout=ending.GRACE_S)
                 while process.returncode is None:  # noqa: ASYNC110 (see above)
                     await asyncio.sleep(0.005)
