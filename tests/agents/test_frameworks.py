@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import subprocess
 import sys
@@ -39,7 +40,7 @@ TASK = Task(id="t1", question="What is 17 * 23?", answer="391", metadata={"hint"
 PRIOR = TokenPrior(text="Lessons from experience. Follow those:\n[G0] Be brief.")
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
 
-# LangChain keeps its clients in a cache of its own, unclosed; the modules of DSPy bring warnings of their dependencies.
+# LangChain leaves its clients unclosed; DSPy brings warnings of its dependencies.
 THEIRS = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -111,6 +112,10 @@ async def opened(model: ScriptedModel, record: RunStore | None = None, name: str
     ledger = ReplayedModel(MeteredModel(model, record, Budget(Limits()), {}), record) if record else model
     async with Gateway(ledger, model_name=name) as gateway:
         yield gateway
+        if "langchain_openai" in sys.modules:
+            # Its clients close themselves when they are collected, which has to be in the loop they were made in.
+            gc.collect()
+            await asyncio.sleep(0.01)
 
 
 async def attempt(agent: FunctionAgent, task: Task = TASK, prior: TokenPrior = PRIOR, index: int = 0) -> Rollout:

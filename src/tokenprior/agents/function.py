@@ -210,7 +210,7 @@ def _makes(function: Callable[..., Any]) -> bool:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
         return False
-    return next(iter(signature.parameters), "") == "seat" and _fits(signature, 1) and not _fits(signature, 2)
+    return next(iter(signature.parameters), "") == "seat" and _fits(signature, 1)
 
 
 def _making(make: Callable[..., Any], name: str, model: str) -> Run:

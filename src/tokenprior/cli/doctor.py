@@ -52,16 +52,22 @@ def _check(config: Config) -> None:
 
     from tokenprior.errors import TokenpriorError
     from tokenprior.models.base import CallFailed
-    from tokenprior.session import read_tasks
+    from tokenprior.session import read_logs, read_tasks
     from tokenprior.verifiers import make_verifier
 
-    split = read_tasks(config)
+    logged = read_logs(config)
+    split = read_tasks(config, logged)
     print(f"tasks: {len(split.practice)} practice, {len(split.gate)} gate, {len(split.held_out)} held out")
     if config.verifier.get("kind") != "judge":
-        make_verifier(config.verifier, tasks=split.every, folder=config.folder)
+        make_verifier(config.verifier, tasks=split.every, folder=config.folder, logged=logged)
         print(f"verifier: {config.verifier['kind']}")
+    for line in asyncio.run(_agent(config)):
+        print(line)
     failed = False
     for name in dict.fromkeys(filter(None, (config.agent.model, config.learner, config.judge))):
+        if name.endswith("#*"):
+            print(f"model {name}: not asked, for only the program says which one it wants")
+            continue
         try:
             print(f"model {name}: {asyncio.run(_ask(name, config))}")
         except (CallFailed, TokenpriorError) as error:
@@ -69,6 +75,39 @@ def _check(config: Config) -> None:
             print(f"model {name}: {error}")
     if failed:
         raise typer.Exit(1)
+
+
+async def _agent(config: Config) -> list[str]:
+    """What the agent needs beside its model, one line each.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    import shutil
+
+    from tokenprior.agent_settings import FunctionSettings, ProgramSettings, ToolsSettings
+    from tokenprior.errors import ConfigError
+    from tokenprior.source import load_function
+    from tokenprior.tools import make_tools
+    from tokenprior.tools.python import PythonTool
+    from tokenprior.tools.sandbox import active_level
+
+    match config.agent:
+        case ToolsSettings(tools=specs):
+            tools = await make_tools(specs, folder=config.folder)
+            levels = [
+                f"code runs in the sandbox {active_level(tool.level)}" for tool in tools if isinstance(tool, PythonTool)
+            ]
+            return [f"tools: {', '.join(tool.spec.name for tool in tools) or 'none'}", *levels]
+        case FunctionSettings(function=source):
+            load_function(source, folder=config.folder)
+            return [f"function: {source}"]
+        case ProgramSettings(command=command):
+            if command and not (shutil.which(command[0]) or shutil.which(config.folder / command[0])):
+                raise ConfigError(f"agent.command: {command[0]!r} cannot be run: there is no such program")
+            return [f"program: {' '.join(command)}"]
+        case _:
+            return []
 
 
 async def _ask(name: str, config: object) -> str:

@@ -38,6 +38,7 @@ class McpServer:
         timeout_s: seconds that connecting, and each call, may take.
         output_chars: the most characters of one result.
         stateful: see `ToolSpec.stateful`; MCP has no word for it.
+        folder: where the program runs; that of the config.
 
     Raises:
         ConfigError: neither or both of `command` and `url`, or a variable that is not set.
@@ -52,6 +53,7 @@ class McpServer:
     timeout_s: float = 60.0
     output_chars: int = 8_000
     stateful: bool = False
+    folder: Path = Path()
 
     def __post_init__(self) -> None:
         if bool(self.command) == bool(self.url):
@@ -82,7 +84,7 @@ class McpServer:
             env = {name: os.environ[name] for name in self.pass_env}
             quiet = Path(os.devnull)  # its chatter would go across the progress
             transport = StdioTransport(
-                self.command[0], list(self.command[1:]), env=env, keep_alive=False, log_file=quiet
+                self.command[0], list(self.command[1:]), env=env, cwd=str(self.folder), keep_alive=False, log_file=quiet
             )
         else:
             transport = StreamableHttpTransport(
