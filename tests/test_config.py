@@ -76,7 +76,14 @@ def test_a_store_address_and_absolute_paths_stay(tmp_path: Path) -> None:
         (GOOD + "name: a b\n", "key 'name': got 'a b'"),
         (GOOD.replace("question: q", "prompt: q"), "prompt"),
         (GOOD.replace("agent:\n  model: embedded\n", ""), "key 'agent' is missing"),
-        ("agent: {model: m}\n", "key 'tasks' is missing (and 1 more)"),
+        ("agent: {model: m}\n", "key 'verifier' is missing"),
+        ("agent: {model: m}\nverifier: exact\n", "expected `tasks`, or `logs` of attempts that were made already"),
+        (GOOD.replace("model: embedded", "kind: function\n  function: a.py:f"), "expected `learner`, the model that"),
+        (GOOD.replace("model: embedded", "modle: m"), "unknown key 'agent.modle': did you mean 'model'?"),
+        (GOOD.replace("model: embedded", "kind: robot"), "key 'agent': got {'kind': 'robot'}"),
+        (GOOD.replace("model: embedded", "model: m\n  tools: [python]\n  limits: {turn: 2}"), "did you mean 'turns'?"),
+        (GOOD.replace("model: embedded", "model: m\n  tools: [python]\n  limits: {turns: 0}"), "'agent.limits.turns': got 0"),
+        (GOOD.replace("model: embedded", "model: m\n  command: [ls]"), "unknown key 'agent.command'"),
         (GOOD + "learn:\n  epochs: [1\n", "run.yaml:10: not YAML: expected ',' or ']'"),
         (GOOD + "\tx: 1\n", "run.yaml:8: not YAML: found character '\\t'"),
         ("a: \x07\n", "not YAML: unacceptable character"),
@@ -121,3 +128,39 @@ def test_settings_are_frozen_and_know_their_limits() -> None:
     limits = BudgetSettings(usd=1.5, calls=3).limits
     assert (limits.usd, limits.calls, limits.tokens, limits.minutes) == (1.5, 3, None, None)
     assert LearnConfig().library.bounds.max_words == 32
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind"),
+    [
+        ("model: m", "chat"),
+        ("model: m\n  tools: [python, {kind: corpus, path: docs}]", "tools"),
+        ("kind: program\n  model: m\n  command: [node, agent.js]", "program"),
+        ("kind: function\n  model: m\n  function: a.py:f", "function"),
+    ],
+)
+def test_an_agent_is_of_a_kind_and_tools_make_it_one(tmp_path: Path, lines: str, kind: str) -> None:
+    assert load_config(written(tmp_path, GOOD.replace("model: embedded", lines))).agent.kind == kind
+
+
+def test_a_tool_may_be_named_by_its_kind_alone(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, GOOD.replace("model: embedded", "model: m\n  tools: [python]")))
+    assert config.agent.kind == "tools"
+    assert config.agent.tools == ({"kind": "python"},)
+
+
+def test_changes_stand_in_place_of_what_the_file_says(tmp_path: Path) -> None:
+    path = written(tmp_path, GOOD + "learn: {epochs: 2}\n")
+    config = load_config(path, changes={"learn.group_size": 1, "budget.calls": 9, "name": "other"})
+    assert (config.learn.epochs, config.learn.group_size, config.budget.calls, config.name) == (2, 1, 9, "other")
+    with pytest.raises(ConfigError, match=r"unknown key 'learn\.grup_size': did you mean 'group_size'"):
+        load_config(path, changes={"learn.grup_size": 1})
+
+
+def test_a_data_set_of_the_hub_is_no_file_and_logs_are_one(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, GOOD.replace("data/t.jsonl", "hub:owner/name#train")))
+    assert config.tasks is not None
+    assert str(config.tasks.path) == "hub:owner/name#train"
+    logs = load_config(written(tmp_path, "logs: {path: a.jsonl}\nagent: {model: m}\nverifier: recorded\n")).logs
+    assert logs is not None
+    assert logs.path == tmp_path / "a.jsonl"

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from tokenprior.settings import Count, Settings
+
+
+def _asks(template: str) -> str:
+    if "{question}" not in template:
+        raise ValueError("must contain {question}, or the task is never asked")
+    return template
+
+
+Template = Annotated[str, AfterValidator(_asks)]
 
 
 class LimitSettings(Settings):
@@ -24,7 +33,7 @@ class ChatSettings(Settings):
     kind: Literal["chat"] = "chat"
     model: str
     instructions: str = ""
-    template: str = "{question}"
+    template: Template = "{question}"
     max_tokens: Count = 1_024
     timeout_s: Annotated[float, Field(gt=0)] = 300.0
 
@@ -42,7 +51,7 @@ class ToolsSettings(Settings):
     model: str
     tools: tuple[dict[str, Any], ...]
     instructions: str = ""
-    template: str = "{question}"
+    template: Template = "{question}"
     calls: Literal["native", "fenced"] | None = None
     max_tokens: Count = 2_048
     limits: LimitSettings = LimitSettings()
@@ -81,7 +90,7 @@ class ProgramSettings(Settings):
     """
 
     kind: Literal["program"]
-    command: tuple[str, ...]
+    command: Annotated[tuple[str, ...], Field(min_length=1)]
     model: str
     instructions: Literal[""] = ""
     limits: LimitSettings = LimitSettings()

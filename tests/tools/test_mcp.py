@@ -23,14 +23,17 @@ TASK = Task(id="t", question="q")
 FAILED = "FAILED "
 
 
-def at(folder: Path, **changes: Any) -> McpServer:
-    return McpServer(**{"command": (sys.executable, SERVER, str(folder)), **changes})
+def at(home: Path, **changes: Any) -> McpServer:
+    return McpServer(**{"command": (sys.executable, SERVER, str(home)), **changes})
+
+
+def started(folder: Path) -> list[int]:
+    """Process ids of the servers that were started for a test."""
+    return [int(path.name.removeprefix("pid-")) for path in folder.glob("pid-*")]
 
 
 def living(folder: Path) -> list[int]:
-    """Servers that were started in a folder and still run."""
-    pids = [int(path.name.removeprefix("pid-")) for path in folder.glob("pid-*")]
-    return [pid for pid in pids if _lives(pid)]
+    return [pid for pid in started(folder) if _lives(pid)]
 
 
 def _lives(pid: int) -> bool:
@@ -78,8 +81,8 @@ def test_tools_are_listed_called_and_told_in_bounded_words(tmp_path: Path, monke
         assert len({tool.fingerprint for tool in tools.values()}) == 6
         async with server.connected() as client:
 
-            async def call(name: str, **arguments: object) -> str:
-                return await tools[name].on(client).call(arguments)
+            async def call(tool: str, **arguments: object) -> str:
+                return await tools[tool].on(client).call(arguments)
 
             assert await call("add", number=2) == "added 2"
             assert await call("total") == "total 2"
@@ -110,7 +113,7 @@ def test_tools_of_a_server_share_the_session_of_an_attempt_and_attempts_share_no
         )
         assert one == ["added 2", "added 3", "total 5"]
         assert other == ["total 0", "added 10", "total 10"]
-        assert len(list(tmp_path.glob("pid-*"))) == 3, "one to list, one for each attempt"
+        assert len(started(tmp_path)) == 3, "one to list, one for each attempt"
         assert not living(tmp_path), "each ended with its attempt"
         async with tools[0].session(TASK) as alone:
             assert await alone.call({}) == "total 0"
@@ -130,7 +133,7 @@ def test_an_attempt_that_calls_no_tool_starts_no_server(tmp_path: Path) -> None:
         ]
 
     asyncio.run(run())
-    assert len(list(tmp_path.glob("pid-*"))) == 1, "to list, and no more"
+    assert len(started(tmp_path)) == 1, "to list, and no more"
 
 
 def test_a_tool_that_the_server_does_not_have_is_said_before_the_run(tmp_path: Path) -> None:

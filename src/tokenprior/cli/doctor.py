@@ -86,8 +86,10 @@ async def _agent(config: Config) -> list[str]:
     import shutil
 
     from tokenprior.agent_settings import FunctionSettings, ProgramSettings, ToolsSettings
+    from tokenprior.agents.function import FunctionAgent
+    from tokenprior.agents.gateway import Gateway
     from tokenprior.errors import ConfigError
-    from tokenprior.source import load_function
+    from tokenprior.models.scripted import ScriptedModel
     from tokenprior.tools import make_tools
     from tokenprior.tools.python import PythonTool
     from tokenprior.tools.sandbox import active_level
@@ -99,11 +101,12 @@ async def _agent(config: Config) -> list[str]:
                 f"code runs in the sandbox {active_level(tool.level)}" for tool in tools if isinstance(tool, PythonTool)
             ]
             return [f"tools: {', '.join(tool.spec.name for tool in tools) or 'none'}", *levels]
-        case FunctionSettings(function=source):
-            load_function(source, folder=config.folder)
+        case FunctionSettings(function=source, model=model):
+            gateway = Gateway(ScriptedModel([])) if model else None  # never opened
+            FunctionAgent.load(source, folder=config.folder, gateway=gateway)
             return [f"function: {source}"]
         case ProgramSettings(command=command):
-            if command and not (shutil.which(command[0]) or shutil.which(config.folder / command[0])):
+            if not (shutil.which(command[0]) or shutil.which(config.folder / command[0])):
                 raise ConfigError(f"agent.command: {command[0]!r} cannot be run: there is no such program")
             return [f"program: {' '.join(command)}"]
         case _:

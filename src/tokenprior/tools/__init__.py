@@ -13,6 +13,7 @@ from typing import Any
 from tokenprior.errors import ConfigError
 from tokenprior.options import checked, kind_of
 from tokenprior.source import load_function
+from tokenprior.task import Task
 from tokenprior.tools.base import Tool
 from tokenprior.tools.corpus import corpus_tools
 from tokenprior.tools.function import FunctionTool
@@ -55,9 +56,9 @@ async def make_tools(specs: Iterable[Mapping[str, Any]], *, folder: Path) -> tup
 
     Raises:
         ConfigError: an unknown kind or option, a value of the wrong type, a sandbox that does not work here, an MCP
-            server that does not answer.
+            server that does not answer, two tools of one name.
         MissingExtra: the kind needs a package that is not installed.
-        DataError: a corpus cannot be read.
+        DataError: a corpus or a database cannot be read.
     """
     made: list[Tool] = []
     for spec in specs:
@@ -77,4 +78,9 @@ async def make_tools(specs: Iterable[Mapping[str, Any]], *, folder: Path) -> tup
                 made.append(FunctionTool(**options | {"function": load_function(options["function"], folder=folder)}))
             case _:
                 made.append(_KINDS[kind](**options))
+                if kind == "sql" and "{" not in options["database"]:
+                    made[-1].session(Task(id="any", question="any"))  # one database for all tasks: it is there, or not
+    names = [tool.spec.name for tool in made]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"agent.tools: two tools are called {twice!r}: leave one out")
     return tuple(made)
