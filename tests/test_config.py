@@ -82,7 +82,7 @@ def test_a_store_address_and_absolute_paths_stay(tmp_path: Path) -> None:
         (GOOD.replace("model: embedded", "modle: m"), "unknown key 'agent.modle': did you mean 'model'?"),
         (GOOD.replace("model: embedded", "kind: robot"), "key 'agent': got {'kind': 'robot'}"),
         (GOOD.replace("model: embedded", "model: m\n  tools: [python]\n  limits: {turn: 2}"), "did you mean 'turns'?"),
-        (GOOD.replace("model: embedded", "model: m\n  tools: [python]\n  limits: {turns: 0}"), "'agent.limits.turns': got 0"),
+        (GOOD.replace("model: embedded", "model: m\n  tools: [python]\n  limits: {turns: 0}"), "limits.turns': got 0"),
         (GOOD.replace("model: embedded", "model: m\n  command: [ls]"), "unknown key 'agent.command'"),
         (GOOD + "learn:\n  epochs: [1\n", "run.yaml:10: not YAML: expected ',' or ']'"),
         (GOOD + "\tx: 1\n", "run.yaml:8: not YAML: found character '\\t'"),

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokenprior.experience import one_line, words
-from tokenprior.operation import Drop, short_name, shorten
+from tokenprior.operation import Drop, short_name
 from tokenprior.reply import CUT, Malformed, parse_items
 from tokenprior.rollout import Rollout, Usage
 from tokenprior.task import Task
+from tokenprior.text import shorten
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

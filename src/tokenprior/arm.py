@@ -9,11 +9,11 @@ from typing import Any
 
 from tokenprior.group import Group
 from tokenprior.library import Library
-from tokenprior.operation import shorten
 from tokenprior.prior import TokenPrior
 from tokenprior.rollout import Usage
 from tokenprior.statistics import Interval, bootstrap_mean, pass_at
 from tokenprior.task import Task
+from tokenprior.text import shorten
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from tokenprior.models.base import CallFailed, Model, Request
-from tokenprior.operation import Drop, shorten
+from tokenprior.operation import Drop
 from tokenprior.reply import Malformed
 from tokenprior.rollout import Message, Usage
+from tokenprior.text import shorten
 
 T = TypeVar("T")
 

@@ -18,7 +18,6 @@ from statistics import fmean, variance
 from typing import Any, Literal
 
 from tokenprior.arm import ArmReport, Design, interval_json
-from tokenprior.operation import shorten
 from tokenprior.sequential import confidence_sequence, e_value
 from tokenprior.statistics import (
     Interval,
@@ -30,6 +29,7 @@ from tokenprior.statistics import (
     sign_flip,
     tasks_needed,
 )
+from tokenprior.text import shorten
 
 LEVEL = 0.05  # of a wrong "helps" or "hurts" in a whole comparison, controls apart, which have it each
 MOST_LOST = 0.1  # of an arm's attempts, before its verdict bears a warning

@@ -21,7 +21,7 @@ from tokenprior.flow import all_of
 from tokenprior.group import Group
 from tokenprior.library import Library
 from tokenprior.models.base import CallFailed, CallKey, Model, Request
-from tokenprior.operation import Drop, shorten
+from tokenprior.operation import Drop
 from tokenprior.prompts import contrast as contrast_prompt
 from tokenprior.prompts import joint as joint_prompt
 from tokenprior.prompts import shown
@@ -29,6 +29,7 @@ from tokenprior.prompts import summary as summary_prompt
 from tokenprior.reward import Reward
 from tokenprior.rollout import Rollout, Usage
 from tokenprior.task import Task
+from tokenprior.text import shorten
 
 
 def question_for(group: Group, config: LearnConfig) -> contrast_prompt.Question | None:

@@ -14,6 +14,7 @@ from typing import Any, assert_never
 
 from tokenprior.experience import one_line, parse_id
 from tokenprior.reply import CUT, Malformed, parse_items
+from tokenprior.text import shorten
 
 MAX_NAME_WORDS = 8
 NAME_FORM = "two to five words"  # what the prompts write in the place of a name
@@ -131,12 +132,6 @@ def parse_operations(reply: str) -> tuple[list[Operation], list[Drop]]:
 def short_name(name: str) -> str:
     """A name as it may stand before a lesson; empty if the model wrote a sentence there, or repeated the form."""
     return name if len(name.split()) <= MAX_NAME_WORDS and name.strip(". ") and name != NAME_FORM else ""
-
-
-def shorten(value: object, limit: int = 120) -> str:
-    """One line of at most `limit` characters."""
-    text = " ".join(str(value).split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _operation(item: Any) -> Operation | Drop:

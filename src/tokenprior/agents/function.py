@@ -27,12 +27,12 @@ from tokenprior.agents.gateway import Gateway
 from tokenprior.agents.seat import Seat
 from tokenprior.errors import ConfigError, TokenpriorError
 from tokenprior.models.base import CallFailed, Phase
-from tokenprior.operation import shorten
 from tokenprior.prior import TokenPrior
 from tokenprior.redact import redact
 from tokenprior.rollout import Failure, Message, Rollout, StopReason, Usage
 from tokenprior.source import code_hash, is_async, load_function, own_fingerprint
 from tokenprior.task import Task, content_hash
+from tokenprior.text import shorten
 
 _Result = tuple[Any, BaseException | None]
 

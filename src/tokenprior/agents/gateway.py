@@ -24,11 +24,11 @@ from tokenprior.agents.base import AttemptLimits
 from tokenprior.agents.seat import Refused, Seat
 from tokenprior.errors import ConfigError
 from tokenprior.models.base import CallFailed, CallKey, Model, Phase, Reply, Request
-from tokenprior.operation import shorten
 from tokenprior.prior import TokenPrior
 from tokenprior.redact import redact
 from tokenprior.rollout import Message, StopReason
 from tokenprior.task import Task, content_hash
+from tokenprior.text import shorten
 
 if TYPE_CHECKING:
     from aiohttp import web

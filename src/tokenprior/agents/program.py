@@ -30,11 +30,11 @@ from tokenprior.agents.gateway import Gateway
 from tokenprior.agents.seat import Seat
 from tokenprior.errors import ConfigError
 from tokenprior.models.base import Phase
-from tokenprior.operation import shorten
 from tokenprior.prior import TokenPrior
 from tokenprior.redact import redact
 from tokenprior.rollout import Failure, Message, Rollout, StopReason
 from tokenprior.task import Task, content_hash
+from tokenprior.text import shorten
 
 MOST_OUTPUT_BYTES = 1_000_000
 

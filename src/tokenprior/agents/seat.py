@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from tokenprior.agents.base import AttemptLimits
 from tokenprior.errors import BudgetReached, ConfigError
 from tokenprior.models.base import CallFailed, CallKey, Reply
-from tokenprior.operation import shorten
 from tokenprior.prior import TokenPrior
 from tokenprior.redact import redact
 from tokenprior.rollout import Message, StopReason, Usage
+from tokenprior.text import shorten
 
 if TYPE_CHECKING:
     from aiohttp import web

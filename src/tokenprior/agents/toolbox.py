@@ -19,11 +19,11 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from tokenprior.errors import TokenpriorError
-from tokenprior.operation import shorten
 from tokenprior.redact import redact
 from tokenprior.reply import Malformed, parse_json
 from tokenprior.rollout import ToolCall
 from tokenprior.task import Task, content_hash
+from tokenprior.text import shorten
 from tokenprior.tools.base import Tool, ToolFailed, ToolLedger, ToolResult, ToolSession
 
 IN_DOUBT = (

@@ -109,7 +109,7 @@ def _at(rows: list[dict[str, Any]], step: int | None) -> list[dict[str, Any]]:
 
 
 def _operations(store: Any, run: str, step: int | None) -> list[str]:
-    from tokenprior.operation import shorten
+    from tokenprior.text import shorten
 
     lines = []
     for row in _at(store.rows("operations", run), step):

@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenprior.errors import ConfigError, DataError
 from tokenprior.exports import chat, flat, reference, text
 from tokenprior.library import Library
-from tokenprior.operation import shorten
+from tokenprior.text import shorten
 
 FORMATS: dict[str, Callable[[Library], str]] = {
     "text": text.dumps,

@@ -12,7 +12,7 @@ from typing import Any
 from tokenprior.errors import DataError
 from tokenprior.exports.flat import experience_of
 from tokenprior.library import Library
-from tokenprior.operation import shorten
+from tokenprior.text import shorten
 
 # Source: github.com/TencentCloudADP/youtu-agent; the words that its runs put before the list.
 MARKER = "When solving problems, you MUST first carefully read and understand the helpful instructions and experiences:"

@@ -16,8 +16,8 @@ from tokenprior.models.budget import Budget
 from tokenprior.models.prices import Price
 from tokenprior.models.recorded import MeteredModel, ReplayedModel
 from tokenprior.models.retried import Limit, RetriedModel, RetryPolicy
-from tokenprior.operation import shorten
 from tokenprior.redact import redact
+from tokenprior.text import shorten
 
 if TYPE_CHECKING:
     from tokenprior.config import EndpointSettings

@@ -24,9 +24,9 @@ from urllib.parse import urlsplit
 
 from tokenprior.errors import ConfigError, ModelError
 from tokenprior.models.base import CallFailed, Reply, Request, refusal
-from tokenprior.operation import shorten
 from tokenprior.redact import redact
 from tokenprior.rollout import Message, StopReason, ToolCall, Usage
+from tokenprior.text import shorten
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession

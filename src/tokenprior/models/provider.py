@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from tokenprior.errors import ConfigError, ModelError
 from tokenprior.models.base import CallFailed, Reply, Request, refusal
 from tokenprior.models.base import retry_after_s as retry_after_s
-from tokenprior.operation import shorten
 from tokenprior.redact import redact
 from tokenprior.rollout import Message, StopReason, ToolCall, Usage
+from tokenprior.text import shorten
 
 if TYPE_CHECKING:
     from pydantic_ai.messages import ModelResponse

@@ -14,13 +14,13 @@ from sqlalchemy.pool import StaticPool
 
 from tokenprior.errors import ConfigError, NotFound, StoreError
 from tokenprior.library import Library
-from tokenprior.operation import shorten
 from tokenprior.redact import redact
 from tokenprior.store import codec, schema
 from tokenprior.store.lock import RunLock
 from tokenprior.store.record import RunRecord, RunStore
 from tokenprior.store.versions import LibraryVersion, versions
 from tokenprior.store.writer import Writer
+from tokenprior.text import shorten
 
 NEWEST = "0003"
 
@@ -280,7 +280,7 @@ class Store:
         """
         source = schema.metadata.tables[table]
         texts = {"rollout", "reward", "advantage", "library", "report", "operation", "reply", "request", "result"}
-        texts |= {"shipped", "observations", "candidate", "figures"}
+        texts |= {"shipped", "observations", "candidate", "figures", "arguments"}
 
         def read(connection: sa.Connection) -> list[dict[str, Any]]:
             query = sa.select(source).where(source.c.run == run, *where).order_by(*source.primary_key.columns)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine
 
 from tokenprior.errors import StoreError, TokenpriorError
-from tokenprior.operation import shorten
+from tokenprior.text import shorten
 
 T = TypeVar("T")
 Operation = Callable[[Connection], Any]

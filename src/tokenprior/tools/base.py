@@ -40,14 +40,6 @@ class ToolFailed(Exception):
     """A call that brought nothing; its text is what the model is told. Never ends an attempt."""
 
 
-def bounded(text: str, limit: int) -> str:
-    """A text of at most so many characters, and a few more that say how many were left out of its middle."""
-    if len(text) <= limit:
-        return text
-    head, tail = limit * 2 // 3, limit // 3
-    return f"{text[:head]}\n[... {len(text) - head - tail} characters left out ...]\n{text[-tail:]}"
-
-
 class ToolSession(Protocol):
     """A tool as one attempt uses it."""
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tokenprior.errors import ConfigError, MissingExtra
-from tokenprior.operation import shorten
 from tokenprior.redact import redact
+from tokenprior.text import shorten
 from tokenprior.tools.base import ToolFailed
 from tokenprior.tools.fetch import USER_AGENT
 from tokenprior.tools.pagetext import Hit

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tokenprior import __version__
-from tokenprior.operation import shorten
 from tokenprior.redact import redact
+from tokenprior.text import shorten
 from tokenprior.tools.address import Guard, checked_url, guarded
 from tokenprior.tools.base import ToolFailed
 from tokenprior.tools.pagetext import clean

@@ -14,7 +14,8 @@ from typing import Any
 from tokenprior.errors import ConfigError
 from tokenprior.source import code_hash, is_async, own_fingerprint
 from tokenprior.task import Task, content_hash
-from tokenprior.tools.base import ToolSession, ToolSpec, bounded
+from tokenprior.text import bounded
+from tokenprior.tools.base import ToolSession, ToolSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

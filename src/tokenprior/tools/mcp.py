@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from tokenprior.errors import ConfigError, MissingExtra
-from tokenprior.operation import shorten
 from tokenprior.redact import redact
 from tokenprior.task import Task, content_hash
-from tokenprior.tools.base import ToolFailed, ToolSession, ToolSpec, bounded
+from tokenprior.text import bounded, shorten
+from tokenprior.tools.base import ToolFailed, ToolSession, ToolSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokenprior.operation import shorten
+from tokenprior.text import shorten
 from tokenprior.tools.base import ToolFailed, ToolSpec
 
 MOST_HITS = 20
