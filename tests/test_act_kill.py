@@ -150,12 +150,11 @@ def without_python(said: Said) -> str | Calls:
     return str(2 * number) if said.chance(number) < 0.6 else "unknown"
 
 
-def written(folder: Path, server: Upstream, *tools: dict[str, Any], **changes: Any) -> Home:
+def written(folder: Path, server: Upstream, *tools: dict[str, Any], epochs: int = 1) -> Home:
     folder.mkdir(exist_ok=True)
     (folder / "tools.py").write_text(TOOLS)
     agent = {"kind": "tools", "model": server.model, "tools": list(tools)}
-    learn = {"epochs": 2, "batch_size": 3}
-    return home(folder, tasks=TASKS[:2], agent=agent, learn=learn, endpoint={"concurrency": 4}, **changes)
+    return home(folder, tasks=TASKS[:2], agent=agent, learn={"epochs": epochs}, endpoint={"concurrency": 4})
 
 
 def book(made: Home) -> list[str]:
@@ -231,7 +230,7 @@ def test_killed_at_many_points_tools_that_may_be_repeated_end_in_the_same_librar
 
 def test_a_side_effect_that_was_in_flight_is_not_made_again_and_everybody_is_told(tmp_path: Path, start: Start) -> None:
     with Upstream(without_python) as server:
-        made = written(tmp_path, server, {"kind": "function", "function": "tools.py:note"})
+        made = written(tmp_path, server, {"kind": "function", "function": "tools.py:note"}, epochs=2)
         for _ in range(2):
             before = len(book(made))
             (tmp_path / "hold").touch()

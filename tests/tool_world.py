@@ -14,6 +14,17 @@ from tokenprior.tools.base import ToolSession, ToolSpec
 Act = Callable[[str], str | Awaitable[str]]
 
 
+@dataclass(eq=False)
+class ToyServer:
+    """What tools share a session of."""
+
+    called: list[str] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[None]:
+        yield
+
+
 @dataclass(kw_only=True)
 class ToyTool:
     """A tool of one argument, `word`."""
@@ -25,13 +36,18 @@ class ToyTool:
     called: list[str] = field(default_factory=list)
     sessions: int = 0
     open: int = 0
+    parameters: dict[str, Any] = field(
+        default_factory=lambda: {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]}
+    )
+    close_error: Exception | None = None
+    server: ToyServer | None = None
 
     @property
     def spec(self) -> ToolSpec:
         return ToolSpec(
             name=self.name,
             description="Says a word.",
-            parameters={"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]},
+            parameters=self.parameters,
             repeatable=self.repeatable,
             stateful=self.stateful,
         )
@@ -48,6 +64,11 @@ class ToyTool:
             yield _Session(self)
         finally:
             self.open -= 1
+            if self.close_error:
+                raise self.close_error
+
+    def on(self, connection: None) -> ToolSession:
+        return _Session(self)
 
 
 @dataclass

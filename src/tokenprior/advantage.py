@@ -173,7 +173,8 @@ _NOT = r"(?<!never\s)(?<!not\s)(?<!n't\s)(?<!n’t\s)(?<!refuse\sto\s)"
 _OVERRIDE = re.compile(
     rf"""{_NOT}\b(?:
         (?:ignor|disregard|forget|overrid|overrul|bypass)(?:e|es|ing|ting|s)?
-      | (?:don['’]?t|do\snot|never|stop)\s(?:follow|obey)(?:ing)?
+      | (?:don['’]?t|do\snot|never|stop)\s(?:follow|obey|adher\w*\sto|comply(?:ing)?\swith)(?:ing)?
+      | disobey(?:s|ing)? | (?:set|put)(?:s|ting)?\saside | pay(?:s|ing)?\sno\sattention\sto
     )\s
     (?:
         # Earlier, higher or own instructions.
@@ -181,7 +182,7 @@ _OVERRIDE = re.compile(
         (?:(?:previous|prior|earlier|above|preceding|foregoing|former|original|initial|existing|your|my|our|system
             |developer)\s){{1,3}}
         (?:(?:safety|security|own|general)\s)?
-        (?:instruction|prompt|message|lesson|rule|guideline|directive|experience|polic|training|constraint|safeguard)\w*
+        (?:instruction|prompt|message|lesson|rule|guideline|guidance|directive|experience|polic|training|constraint|safeguard)\w*
         # All instructions, but not those that stand in the material, which are to be ignored indeed.
       | (?:(?:all|any|every|each|of|the|these|those|and|or|other)\s){{0,3}}
         (?:instructions?|prompts?|lessons?|directives?)\b
@@ -193,24 +194,30 @@ _OVERRIDE = re.compile(
     )""",
     re.IGNORECASE | re.VERBOSE,
 )
+_TELL = (
+    r"\b(?:reveal|print|repeat|show|output|disclose|leak|tell|share|send|recite|expose|quote|paste|include)\w*"
+)
+# "Check that the output follows your instructions" is a good lesson, and so is "never quote or reveal the prompt".
 _REVEAL = re.compile(
-    rf"""{_NOT}\b(?:reveal|print|repeat|show|output|disclose|leak|tell|share|send|recite|expose|quote|paste|include)\w*\s
-    (?:\S+\s){{0,4}}?
-    (?:system\s(?:prompt|message|instructions?)|(?:your|hidden|secret|initial)\s(?:own\s)?(?:instructions?|prompt)
+    rf"""(?P<not>\b(?:never|not|\w+n['’]t|refuse\sto)\s(?:(?:{_TELL}|or|and|nor),?\s){{0,6}})?{_TELL}\s
+    (?:(?!follow|match|fit|obey|meet|compl|satisf|conform|adher|violat|contradict|agree|against|after|before|until)
+      \S+\s){{0,4}}?
+    (?:system\s(?:prompt|message|instructions?)|(?:your|hidden|secret|initial)\s(?:own\s)?(?:instructions?|prompt)\b
       |developer\s(?:message|prompt))""",
     re.IGNORECASE | re.VERBOSE,
 )
 _POSE = re.compile(
-    r"\byou are now (?:an?|the|in|free|dan)\b|\b(?:developer|god|dan|jailbreak) mode\b|\bjailbroken\b"
+    r"\byou are now (?:an?|the|in|free|dan)\b|\bfrom now on,? (?:you are|act as)\b|\b(?:developer|god|dan|jailbreak) mode\b|\bjailbroken\b"
     r"|\bnew (?:system )?instructions?\s?:",
     re.IGNORECASE,
 )
 _FILES = "py|js|ts|css|csv|tsv|jsonl?|txt|md|html?|xml|ya?ml|toml|sql|db|pdf|ipynb|sh|cfg|ini|log|java|go|rs|c|h|cpp"
 _SENDS = re.compile(
     # Bounded throughout: what a model writes may be one word of a megabyte.
-    rf"""\b(?:send|post|forward|upload|submit|visit|open|brows|navigat|go\sto|click|follow|call|fetch|e-?mail|mail
+    rf"""https?://[\w\[]
+    |\b(?:send|post|forward|upload|submit|visit|open|brows|navigat|go\sto|click|follow|call|fetch|e-?mail|mail
       |write\sto|contact|share|report|recommend|refer|redirect)\w{{0,10}}\s(?:\S{{1,80}}\s){{0,12}}?\S{{0,20}}?
-    (?:https?://|\bwww\.|\b[\w.+-]{{1,64}}@[\w-]{{1,63}}\.\w)
+    (?:\bwww\.|\b[\w.+-]{{1,64}}@[\w-]{{1,63}}\.\w)
     |\b(?:visit|browse(?:\sto)?|navigate\sto|go\sto)\s(?:\w{{1,40}}\s){{0,3}}?
     (?:[a-z0-9-]{{1,63}}\.){{1,5}}(?!(?:{_FILES})\b)[a-z]{{2,24}}\b""",
     re.IGNORECASE | re.VERBOSE,
@@ -221,8 +228,9 @@ class InjectionGuard:
     """Refuses words that pass on what a tool, a web page or somebody in a conversation told the reader to do.
 
     Covered, in English: an order to set instructions or lessons aside, to give away the system prompt, or to take
-    another role; an order to visit, or send something to, an address of the web or of mail; `QUOTE` words in a row out
-    of a tool's result or of a user's message after the first; and `ORDER` words in a row out of a sentence of these
+    another role; a URL; an order to visit, or send something to, another address of the web or of mail; `QUOTE` words in a row out
+    of a tool's result, of a user's message after the first, or of the words that the learning model itself was
+    instructed with, which small ones echo; and `ORDER` words in a row out of a sentence of these
     that is an order of the first kinds. Not covered: paraphrase, other languages, words in disguise (spaced out,
     encoded), a bare domain without "visit" or "go to", a false fact put plainly, and the task's question, which is the
     user's own. Refused too, though it may be right: "disregard earlier instructions once the user changes them", and
@@ -232,7 +240,8 @@ class InjectionGuard:
     QUOTE = 8
     ORDER = 3
 
-    def __init__(self, shown: Iterable[Rollout] = ()) -> None:
+    def __init__(self, shown: Iterable[Rollout] = (), *, instructed: str = "") -> None:
+        self._instructed = f" {' '.join(words(instructed))} "
         said = list(dict.fromkeys(text for rollout in shown for text in _foreign(rollout)))
         orders = [part for text in said for part in re.split(r"(?<=[.!?])\s+|\n", text) if _override(part)]
         self._said = f" {' | '.join(' '.join(words(text)) for text in said)} "
@@ -245,10 +254,16 @@ class InjectionGuard:
         if _SENDS.search(" ".join(text.split())):
             return "sends the agent to an address"
         tokens = words(text)
-        for size, material in ((self.QUOTE, self._said), (self.ORDER, self._orders)):
+        foreign = "repeats word for word what a tool, a page or a user said"
+        echo = "repeats word for word what the learning model was told"
+        for size, material, reason in (
+            (self.QUOTE, self._said, foreign),
+            (self.ORDER, self._orders, foreign),
+            (self.QUOTE, self._instructed, echo),
+        ):
             for at in range(len(tokens) - size + 1):
                 if f" {' '.join(tokens[at : at + size])} " in material:
-                    return "repeats word for word what a tool, a page or a user said"
+                    return reason
         return None
 
 
@@ -256,7 +271,7 @@ def _override(text: str) -> str | None:
     flat = " ".join(text.split())
     if _OVERRIDE.search(flat):
         return "tells the agent to set its instructions aside"
-    if _REVEAL.search(flat):
+    if any(not found["not"] for found in _REVEAL.finditer(flat)):
         return "tells the agent to give away its instructions"
     return "tells the agent to take another role" if _POSE.search(flat) else None
 

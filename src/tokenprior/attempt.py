@@ -11,6 +11,7 @@ from tokenprior.flow import all_of
 from tokenprior.group import Group
 from tokenprior.models.base import Phase
 from tokenprior.prior import TokenPrior
+from tokenprior.redact import without_own_secrets
 from tokenprior.reward import Reward
 from tokenprior.rollout import Rollout
 from tokenprior.task import Task, content_hash
@@ -55,7 +56,7 @@ async def attempt(
         if rollout is None or rollout.failure is not None:  # a failure may have been put right in between
             reward = None
             made = await agent.attempt(task, prior, phase=phase, step=step, index=index)
-            rollout = replace(made, included=prior.included)
+            rollout = _without_secrets(replace(made, included=prior.included))
             await shelf.save_rollout(phase, step, made_of, rollout, None, None)
         if reward is None or judged_by != verifier.fingerprint:
             reward = await _reward(task, rollout, verifier)
@@ -67,6 +68,49 @@ async def attempt(
 
     pairs = await all_of(one(index, prior) for index, prior in enumerate(priors))
     return Group(task=task, rollouts=tuple(r for r, _ in pairs), rewards=tuple(w for _, w in pairs))
+
+
+async def side_by_side(
+    task: Task,
+    priors: Sequence[TokenPrior],
+    *,
+    k: int,
+    agent: Agent,
+    verifier: Verifier,
+    shelf: Shelf,
+    phase: Phase,
+    on_rollout: Callable[[Rollout, Reward], None] | None = None,
+) -> list[Group]:
+    """A group of `k` attempts for each prior. Priors of the same words share one: the same attempts in the same place
+    are made once, and would else be paid for twice, the one kept in the place of the other."""
+    distinct = {prior.fingerprint: prior for prior in priors}
+    made = await all_of(
+        attempt(task, [prior] * k, agent=agent, verifier=verifier, shelf=shelf, phase=phase, on_rollout=on_rollout)
+        for prior in distinct.values()
+    )
+    groups = dict(zip(distinct, made, strict=True))
+    for prior in priors:
+        if on_rollout and prior is not distinct[prior.fingerprint]:
+            for rollout, reward in zip(
+                groups[prior.fingerprint].rollouts, groups[prior.fingerprint].rewards, strict=True
+            ):
+                on_rollout(rollout, reward)
+    return [groups[prior.fingerprint] for prior in priors]
+
+
+def _without_secrets(rollout: Rollout) -> Rollout:
+    """What a program or a tool said of our keys is neither kept nor shown to the learning model."""
+    messages = tuple(
+        replace(
+            message,
+            content=without_own_secrets(message.content),
+            tool_calls=tuple(
+                replace(call, arguments=without_own_secrets(call.arguments)) for call in message.tool_calls
+            ),
+        )
+        for message in rollout.messages
+    )
+    return replace(rollout, messages=messages, output=without_own_secrets(rollout.output))
 
 
 async def _reward(task: Task, rollout: Rollout, verifier: Verifier) -> Reward:

@@ -22,6 +22,7 @@ from tokenprior.models.budget import Limits
 from tokenprior.models.prices import Price
 from tokenprior.models.retried import RetryPolicy
 from tokenprior.prior import Rendering
+from tokenprior.redact import redact
 from tokenprior.settings import Count, Settings, Temperature, explain
 
 GroupToLearnFrom = Literal["mixed", "all_fail", "all_success"]
@@ -311,6 +312,11 @@ class Config(Settings):
             raise ValueError("expected `tasks`, or `logs` of attempts that were made already")
         if self.learner is None and self.agent.model is None:
             raise ValueError("expected `learner`, the model that writes the lessons: this agent names no model")
+        if self.learner is None and leaves_open(self.learning_model):
+            raise ValueError(
+                f"expected `learner`, the model that writes the lessons: {redact(self.learning_model)} names none, its "
+                "program does"
+            )
         return self
 
     @property
@@ -329,6 +335,11 @@ class Config(Settings):
     @classmethod
     def _kind_alone(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
+
+
+def leaves_open(model: str) -> bool:
+    """Whether a name leaves it to the program which model it means."""
+    return model.endswith(("#*", ":*"))
 
 
 def load_config(path: str | Path, *, changes: Mapping[str, Any] | None = None) -> Config:

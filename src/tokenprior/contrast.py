@@ -123,7 +123,9 @@ async def _contrast_together(
     )
     asked = await ask(model, request, joint_prompt.parse_sentence)
     lessons, unparsed = asked.value or ([], [])
-    injected = InjectionGuard(rollout for group in groups for rollout, _ in group.scored)
+    injected = InjectionGuard(
+        (rollout for group in groups for rollout, _ in group.scored), instructed=joint_prompt.SYSTEM
+    )
     kept, refused = guarded(lessons, guard, config.library.max_words, injected)
     return Advantage(
         groups=tuple(group.task.id for group in groups),
@@ -177,7 +179,7 @@ async def _contrast_alone(
     )
     asked = await ask(model, request, lambda text: parse_lessons(text, limit=config.lessons_per_group))
     lessons, unparsed = asked.value or ([], [])
-    injected = InjectionGuard(rollout for rollout, _ in pairs)
+    injected = InjectionGuard((rollout for rollout, _ in pairs), instructed=contrast_prompt.SYSTEM)
     kept, refused = guarded(lessons, guard, config.library.max_words, injected)
     return Advantage(
         groups=(group.task.id,),

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from tokenprior.agents.base import Agent
 from tokenprior.arm import ArmReport, Design, best_constant, report_arm, rewards_of
-from tokenprior.attempt import attempt
+from tokenprior.attempt import side_by_side
 from tokenprior.comparison import Comparison, differ, is_decided, task_differences
 from tokenprior.config import EvaluateConfig
 from tokenprior.errors import ConfigError
@@ -109,10 +109,11 @@ async def compare(
     groups: dict[str, list[Group]] = {fingerprint: [] for fingerprint in distinct}
     tracker.phase("evaluation", total=len(tasks) * len(distinct) * config.k)
 
-    async def one(task: Task, library: Library) -> Group:
-        return await attempt(
+    async def on(task: Task) -> list[Group]:
+        return await side_by_side(
             task,
-            [TokenPrior.of(library, rendering, question=task.question)] * config.k,
+            [TokenPrior.of(library, rendering, question=task.question) for library in distinct.values()],
+            k=config.k,
             agent=agent,
             verifier=verifier,
             shelf=record,
@@ -122,10 +123,10 @@ async def compare(
 
     done: list[Task] = []
     for some in _looks(tasks, len(distinct) * config.k, design):
-        made = await all_of(one(task, library) for task in some for library in distinct.values())
+        made = await all_of(on(task) for task in some)
         done += some
         for place, fingerprint in enumerate(distinct):
-            groups[fingerprint] += made[place :: len(distinct)]
+            groups[fingerprint] += [of_task[place] for of_task in made]
         if design.reward_range and _all_decided(groups, baseline, compared, design):
             break
     reports = [report_arm(arm, arms[arm], prior, groups[prior.fingerprint], design) for arm, prior in priors.items()]

@@ -39,7 +39,7 @@ def forecast(config: Config, tasks: Sequence[Task], gate_tasks: Sequence[Task] =
     rollouts = (0 if config.logs else practised) + gated
     summaries = practised if _summarises(agent, learn) else 0
     turns, max_tokens = _turns(agent), getattr(agent, "max_tokens", TURN_TOKENS)
-    shown = min(turns * max_tokens, learn.attempt_chars // 3)
+    shown = min(max(1, turns) * max_tokens, learn.attempt_chars // 3)
     library = min(learn.library.max_tokens, learn.library.max_experiences * 2 * learn.library.max_words)
     question = sum(estimate_tokens(task.question) for task in (*tasks, *gate_tasks)) / max(
         1, len(tasks) + len(gate_tasks)
@@ -75,6 +75,8 @@ def forecast(config: Config, tasks: Sequence[Task], gate_tasks: Sequence[Task] =
 
 
 def _turns(agent: AgentSettings) -> int:
+    if agent.model is None:  # a function that asks whom it likes, unseen
+        return 0
     return 1 if agent.kind == "chat" else agent.limits.turns
 
 

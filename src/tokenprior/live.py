@@ -15,19 +15,21 @@ from tokenprior.agent_settings import (
 )
 from tokenprior.agents.base import Agent, AttemptLimits
 from tokenprior.agents.chat import ChatAgent
+from tokenprior.agents.frameworks import code_of, framework_of
 from tokenprior.agents.function import FunctionAgent
 from tokenprior.agents.gateway import Gateway
 from tokenprior.agents.logged import LoggedAgent
-from tokenprior.agents.program import ProgramAgent
+from tokenprior.agents.program import ProgramAgent, named_files
 from tokenprior.agents.react import ReactAgent
 from tokenprior.config import Config
 from tokenprior.logs import LoggedTask
 from tokenprior.models.base import Model
 from tokenprior.models.connect import Connections, is_embedded
 from tokenprior.progress import Tracker
+from tokenprior.source import code_hash, load_function, own_fingerprint
 from tokenprior.store import RunStore
 from tokenprior.task import Split
-from tokenprior.tools import make_tools
+from tokenprior.tools import Tool
 from tokenprior.verifiers import make_verifier
 from tokenprior.verifiers.base import Verifier
 
@@ -46,10 +48,16 @@ class Live:
     tracker: Tracker
 
     def __init__(
-        self, config: Config, record: RunStore, connections: Connections, split: Split, logged: Sequence[LoggedTask]
+        self,
+        config: Config,
+        record: RunStore,
+        connections: Connections,
+        split: Split,
+        logged: Sequence[LoggedTask],
+        tools: Sequence[Tool],
     ) -> None:
         self._config, self.record, self._connections = config, record, connections
-        self._split, self._logged = split, logged
+        self._split, self._logged, self._tools = split, logged, tuple(tools)
         self._stack = AsyncExitStack()
         self.logged = LoggedAgent(logged) if logged else None
         self.stopped: str | None = None
@@ -91,7 +99,7 @@ class Live:
             case ToolsSettings():
                 return ReactAgent(
                     model=await self._connections.model(settings.model),
-                    tools=await make_tools(settings.tools, folder=self._config.folder),
+                    tools=self._tools,
                     ledger=self.record,
                     instructions=settings.instructions,
                     template=settings.template,
@@ -120,9 +128,28 @@ class Live:
 
     async def _gateway(self, name: str, temperature: float, seed: int) -> Gateway:
         model = await self._connections.forward(name)
-        asked = name.rpartition("#" if "://" in name else ":")[2]
+        asked = name.partition("#" if "://" in name else ":")[2] or name  # a model's own name may hold a colon
         gateway = Gateway(model=model, model_name=asked, temperature=temperature, seed=seed)
         return await self._stack.enter_async_context(gateway)
+
+
+def code_of_agent(config: Config, tools: Sequence[Tool]) -> list[object]:
+    """What an agent does that its settings do not say: hashes of its tools, its function or the files of its program.
+
+    Raises:
+        ConfigError: its function cannot be loaded.
+    """
+    match config.agent:
+        case ToolsSettings():
+            return [tool.fingerprint for tool in tools]
+        case FunctionSettings(function=source):
+            function = load_function(source, folder=config.folder)
+            code = code_of(source, config.folder) if framework_of(function) else code_hash(function)
+            return [code, own_fingerprint(function)]
+        case ProgramSettings(command=command):
+            return [*named_files(command, config.folder)]
+        case _:
+            return []
 
 
 def _limits(settings: LimitSettings) -> AttemptLimits:

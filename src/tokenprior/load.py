@@ -146,7 +146,9 @@ def _task(row: dict[str, Any], mapping: Mapping[str, str], where: str, copies: d
     metadata = _reached(row, mapping["metadata"]) or {}
     if not isinstance(metadata, dict):
         metadata = {mapping["metadata"]: metadata}
-    metadata = metadata | {key: value for key, value in row.items() if key not in mapping.values()}
+    # Metadata is shown to programs and functions, and the answer is not.
+    rest = row if mapping["answer"] in row else _without(row, mapping["answer"].split("."))
+    metadata = metadata | {key: value for key, value in rest.items() if key not in mapping.values()}
     given = _reached(row, mapping["id"])
     if given is None or given == "":
         base = "t-" + content_hash([question, answer])[:12]
@@ -166,6 +168,15 @@ def _reached(row: Mapping[str, Any], name: str) -> Any:
     for part in name.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
     return found
+
+
+def _without(row: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+    """The row without what a dotted name reaches in it."""
+    first, *more = names
+    inner = row.get(first)
+    if not more:
+        return {key: value for key, value in row.items() if key != first}
+    return {**row, first: _without(inner, more)} if isinstance(inner, Mapping) else dict(row)
 
 
 def _spoken(question: Any) -> Any:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tokenprior.agents.base import Agent
-from tokenprior.attempt import attempt
+from tokenprior.attempt import side_by_side
 from tokenprior.config import LearnConfig
 from tokenprior.errors import TokenpriorError
 from tokenprior.flow import all_of
@@ -84,10 +84,11 @@ async def prove(
         return ()
     k = config.gate_k * (1 + looks)
 
-    async def one(task: Task, library: Library) -> Group:
-        return await attempt(
+    async def on(task: Task, libraries: Sequence[Library]) -> list[Group]:
+        return await side_by_side(
             task,
-            [TokenPrior.of(library, config.prior.rendering, question=task.question)] * k,
+            [TokenPrior.of(library, config.prior.rendering, question=task.question) for library in libraries],
+            k=k,
             agent=gate.agent,
             verifier=verifier,
             shelf=record,
@@ -99,8 +100,8 @@ async def prove(
         every = [current, *(library for _, library in libraries)]
         tracker.phase("gate", total=len(gate.tasks) * k * len(every))
         # Side by side in time, so that whatever drifts at the endpoint drifts for all.
-        made = await all_of(one(task, library) for task in gate.tasks for library in every)
-        baseline, *groups = (made[place :: len(every)] for place in range(len(every)))
+        made = await all_of(on(task, every) for task in gate.tasks)
+        baseline, *groups = ([of_task[place] for of_task in made] for place in range(len(every)))
         return [
             decide(library, current, part=part, groups=these, baseline=baseline, level=level, config=config)
             for (part, library), these in zip(libraries, groups, strict=True)

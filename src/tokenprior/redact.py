@@ -21,10 +21,17 @@ _URL_VALUE = re.compile(
 )
 
 
-def redact(text: str) -> str:
-    """The text with every secret replaced by `[redacted]`."""
+def without_own_secrets(text: str) -> str:
+    """The text without what stands in secret variables of our environment; what only looks like a key stays. For what
+    goes on being used, such as a page that was read."""
     for name, value in os.environ.items():
         if len(value) >= 8 and _SECRET_NAME.search(name):
             text = text.replace(value, "[redacted]")
+    return text
+
+
+def redact(text: str) -> str:
+    """The text with every secret replaced by `[redacted]`."""
+    text = without_own_secrets(text)
     text = _URL_VALUE.sub(r"\1=[redacted]", _LOOKS_SECRET.sub("[redacted]", text))
     return _URL_USER.sub("[redacted]", text)

@@ -138,7 +138,7 @@ def _without_leaks(operations: Sequence[Operation], guard: LeakGuard) -> tuple[l
     """Operations whose words may be kept. A refused one loses its words, so that the leak is stored nowhere."""
     allowed: list[Operation] = []
     refused: list[Refused] = []
-    injected = InjectionGuard()
+    injected = InjectionGuard(instructed=revise_prompt.SYSTEM)
     for operation in operations:
         problem = None
         if guard.problem(operation.reason) or injected.problem(operation.reason):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tokenprior.advantage import LeakGuard
+from tokenprior.agent_settings import ToolsSettings
 from tokenprior.agents.logged import LoggedAgent
 from tokenprior.audit import Audit
 from tokenprior.audit import audit as audit_library
@@ -22,7 +23,7 @@ from tokenprior.evaluate import compare as compare_arms
 from tokenprior.learn import LearnResult, require_tasks
 from tokenprior.learn import learn as learn_library
 from tokenprior.library import Library
-from tokenprior.live import Live
+from tokenprior.live import Live, code_of_agent
 from tokenprior.load import load_tasks
 from tokenprior.logs import LoggedTask, load_logs
 from tokenprior.models.budget import Budget
@@ -32,6 +33,7 @@ from tokenprior.prove import Gate
 from tokenprior.store import Store, open_store
 from tokenprior.task import Split, Task, TaskSet, content_hash
 from tokenprior.tips import tips
+from tokenprior.tools import Tool, make_tools
 from tokenprior.verifiers import make_verifier
 from tokenprior.verifiers.base import Verifier
 
@@ -91,12 +93,14 @@ class Session:
     Attributes:
         split: practice, gate and held-out tasks.
         logged: attempts of the past, to learn from.
+        tools: of the agent.
         learning_run: the id under which this config learns: its name and a hash of all that can change the outcome.
     """
 
     config: Config
     split: Split
     logged: tuple[LoggedTask, ...]
+    tools: tuple[Tool, ...]
     store: Store
     on_progress: OnProgress | None
     on_pull: OnPull | None
@@ -114,13 +118,17 @@ class Session:
         verifier = self._judge_free_verifier()
         described: dict[str, Any] = {
             "kind": kind,
-            "agent": config.agent.model_dump(mode="json", exclude={"timeout_s": True, "limits": {"seconds"}}),
+            "agent": config.agent.model_dump(
+                mode="json", exclude={"timeout_s": True, "concurrency": True, "limits": {"seconds"}}
+            ),
             "endpoint": config.endpoint.model_dump(mode="json", include={"context", "json_schema"}),
             "verifier": verifier.fingerprint
             if verifier
             else config.verifier | {"judge": config.judge or config.learning_model},
             **extra,
         }
+        if code := code_of_agent(config, self.tools):
+            described["code"] = code
         if self.logged:
             described["logs"] = LoggedAgent(self.logged).fingerprint
         if kind == "learn":
@@ -296,7 +304,7 @@ class Session:
                 policy=config.endpoint.policy,
                 on_pull=self.on_pull,
             )
-            async with connections, Live(config, record, connections, self.split, self.logged) as live:
+            async with connections, Live(config, record, connections, self.split, self.logged, self.tools) as live:
                 live.tracker = Tracker(self.on_progress, lambda: budget.spent)
                 yield live
             state, detail = ("stopped", live.stopped) if live.stopped else ("done", "")
@@ -320,10 +328,21 @@ async def session(
     """Open a config.
 
     Raises:
-        DataError, ConfigError: the tasks or a setting are wrong.
+        DataError, ConfigError: the tasks or a setting are wrong, or a tool cannot be had.
         StoreError: the store cannot be opened.
     """
     logged = read_logs(config)
     split = read_tasks(config, logged)
+    tools: tuple[Tool, ...] = ()
+    if isinstance(config.agent, ToolsSettings):
+        tools = await make_tools(config.agent.tools, folder=config.folder)
     with open_store(config.store) as store:
-        yield Session(config=config, split=split, logged=logged, store=store, on_progress=on_progress, on_pull=on_pull)
+        yield Session(
+            config=config,
+            split=split,
+            logged=logged,
+            tools=tools,
+            store=store,
+            on_progress=on_progress,
+            on_pull=on_pull,
+        )

@@ -6,11 +6,15 @@ imports, nor what an object or a closure holds, but for an object's own `fingerp
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import hashlib
 import importlib
 import inspect
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -70,6 +74,34 @@ def own_fingerprint(call: Callable[..., Any]) -> str:
 def is_async(call: Callable[..., Any]) -> bool:
     """Whether calling it gives something to wait for."""
     return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004
+
+
+async def in_thread(function: Callable[..., Any], **arguments: Any) -> Any:
+    """Call a function of the user's in a thread of its own. What it raises is raised here, `SystemExit` too.
+
+    Not by `asyncio.to_thread`: functions that never end would fill its pool, and the program could not end before them.
+    """
+    loop = asyncio.get_running_loop()
+    # As a value: a future takes no StopIteration, and lets no SystemExit pass it by.
+    future: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+
+    def settle(ended: tuple[Any, BaseException | None]) -> None:
+        if not future.done():
+            future.set_result(ended)
+
+    def run() -> None:
+        try:
+            ended: tuple[Any, BaseException | None] = (function(**arguments), None)
+        except BaseException as error:
+            ended = (None, error)
+        with suppress(RuntimeError):  # the loop is closed, nobody waits any more
+            loop.call_soon_threadsafe(settle, ended)
+
+    threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True).start()
+    result, error = await future
+    if error is not None:
+        raise error
+    return result
 
 
 def _load_module(name: str, source: str) -> ModuleType:

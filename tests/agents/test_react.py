@@ -12,7 +12,7 @@ import pytest
 
 from tokenprior.agents.base import AttemptLimits
 from tokenprior.agents.react import ReactAgent
-from tokenprior.agents.toolbox import IN_DOUBT
+from tokenprior.agents.toolbox import ANEW, IN_DOUBT
 from tokenprior.errors import ConfigError, ModelError
 from tokenprior.library import Bounds, Library
 from tokenprior.models.base import CallFailed, Reply, Request
@@ -24,7 +24,7 @@ from tokenprior.rollout import Message, Rollout, StopReason, ToolCall, Usage
 from tokenprior.store import RunStore, open_store
 from tokenprior.task import Task
 from tokenprior.tools.base import ToolFailed
-from tool_world import ToyTool
+from tool_world import ToyServer, ToyTool
 
 TASK = Task(id="t1", question="What is it?")
 
@@ -89,6 +89,7 @@ def test_a_model_that_was_never_taught_tools_writes_blocks(record: RunStore) -> 
         (ToolCall(id="1", name="sing", arguments="{}"), "There is no tool 'sing'; there are: say."),
         (ToolCall(id="1", name="say", arguments="loud"), "The arguments are not JSON"),
         (ToolCall(id="1", name="say", arguments="[1]"), "The arguments must be a JSON object"),
+        (ToolCall(id="1", name="say", arguments="[" * 100_000), "The arguments"),
         (ToolCall(id="1", name="say", arguments='{"word": 7}'), "The arguments do not fit at word: 7 is not of type"),
         (ToolCall(id="1", name="say", arguments="{}"), "'word' is a required property"),
     ],
@@ -119,6 +120,54 @@ def test_a_tool_that_fails_or_breaks_ends_no_attempt(record: RunStore) -> None:
     assert rollout.messages[2].content == "nothing found"
     assert rollout.messages[4].content == "The tool broke: RuntimeError: [redacted] broke"
     assert rollout.output == "ok"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (TimeoutError("no answer on the socket"), "The tool broke: TimeoutError: no answer on the socket"),
+        (SystemExit(2), "The tool broke: SystemExit: 2"),
+        (asyncio.CancelledError(), "The tool broke: CancelledError: "),
+    ],
+)
+def test_what_a_tool_raises_ends_neither_the_attempt_nor_the_run(
+    record: RunStore, error: BaseException, said: str
+) -> None:
+    def act(word: str) -> str:
+        raise error
+
+    rollout = attempt(ReactAgent(model=ScriptedModel([calling("a"), "ok"]), tools=(ToyTool(act=act),), ledger=record))
+    assert rollout.messages[2].content == said
+    assert rollout.output == "ok"
+
+
+@pytest.mark.parametrize(
+    "schema", [{"properties": {"word": {"pattern": "\\p{L}"}}}, {"$ref": "https://127.0.0.1:1/schema"}]
+)
+def test_a_schema_that_cannot_be_read_leaves_the_judgement_to_the_tool(
+    record: RunStore, schema: dict[str, Any]
+) -> None:
+    tool = ToyTool(parameters=schema)
+    rollout = attempt(ReactAgent(model=ScriptedModel([calling("a"), "ok"]), tools=(tool,), ledger=record))
+    assert (rollout.output, tool.called) == ("ok", ["a"])
+
+
+def test_a_tool_that_cannot_be_closed_takes_no_attempt_with_it(record: RunStore) -> None:
+    tool = ToyTool(close_error=RuntimeError("its server died"))
+    assert attempt(ReactAgent(model=ScriptedModel([calling("a"), "ok"]), tools=(tool,), ledger=record)).output == "ok"
+
+
+def test_a_secret_of_the_environment_reaches_neither_model_nor_store(
+    record: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_API_KEY", "very-private-value")
+    tool = ToyTool(act=lambda word: "it is very-private-value; see https://example.org/?token=abc")
+    model = ScriptedModel([calling("a"), "ok"])
+    attempt(ReactAgent(model=model, tools=(tool,), ledger=record))
+    said = "it is [redacted]; see https://example.org/?token=abc"
+    assert model.requests[1].messages[-1].content == said
+    known = asyncio.run(record._writer.run(lambda c: c.exec_driver_sql("SELECT result FROM tool_calls").scalar()))
+    assert "very-private-value" not in known
 
 
 @pytest.mark.parametrize(
@@ -201,7 +250,7 @@ class Killed(BaseException):
     """Stands for the end of the program in the middle of a call."""
 
 
-def interrupted(record: RunStore, tool: ToyTool) -> ReactAgent:
+def interrupted(record: RunStore, tool: ToyTool, *more: str) -> ReactAgent:
     """An attempt that was killed while its second call of the tool was being made."""
     hears = tool.act
 
@@ -211,7 +260,8 @@ def interrupted(record: RunStore, tool: ToyTool) -> ReactAgent:
         return hears(word)
 
     tool.act = dies
-    model = ScriptedModel(lambda request: [calling("a"), calling("b"), "done"][request.key.turn])
+    replies = [*map(calling, ("a", "b", *more)), "done"]
+    model = ScriptedModel(lambda request: replies[request.key.turn])
     metered = _Ledgered(model, record)
     agent = ReactAgent(model=ReplayedModel(metered, record), tools=(tool,), ledger=record)
     with pytest.raises(Killed):
@@ -262,6 +312,75 @@ def test_a_stateful_tool_has_the_calls_before_made_again_unseen(record: RunStore
     rollout = attempt(agent)
     assert tool.called == ["a", "b", "a", "b"]
     assert rollout.output == "done"
+
+
+def test_a_stateful_tool_that_may_not_be_called_again_is_said_to_have_been_started_anew(record: RunStore) -> None:
+    tool = ToyTool(stateful=True, repeatable=False)
+    agent = interrupted(record, tool, "c")
+    rollout = attempt(agent)
+    assert tool.called == ["a", "b", "c"]
+    assert rollout.messages[4].content == IN_DOUBT
+    assert rollout.messages[6].content == f"{ANEW}heard c"
+    assert attempt(agent).messages == rollout.messages
+
+
+def test_tools_that_share_a_session_have_all_its_calls_made_again_in_their_order(record: RunStore) -> None:
+    server = ToyServer()
+    tools = tuple(ToyTool(name=name, stateful=True, server=server) for name in ("open", "click"))
+    for tool in tools:
+        tool.called = server.called
+    calls = [calling("a", name="open"), calling("b", name="click"), calling("c", name="open"), "done"]
+    dead = True
+
+    def hears(word: str) -> str:
+        if word == "c" and dead:
+            raise Killed
+        if word == "b":
+            raise RuntimeError("it breaks, now as then")
+        return "heard"
+
+    for tool in tools:
+        tool.act = hears
+    metered = _Ledgered(ScriptedModel(lambda request: calls[request.key.turn]), record)
+    agent = ReactAgent(model=ReplayedModel(metered, record), tools=tools, ledger=record)
+    with pytest.raises(Killed):
+        attempt(agent)
+    server.called.clear()
+    dead = False
+    rollout = attempt(agent)
+    assert server.called == ["a", "b", "c"]
+    assert [message.content for message in rollout.messages if message.role == "tool"] == [
+        "heard", "The tool broke: RuntimeError: it breaks, now as then", "heard",
+    ]  # fmt: skip
+
+
+def test_what_is_made_again_unseen_costs_the_attempt_no_time(record: RunStore) -> None:
+    tool = ToyTool(stateful=True)
+    agent = interrupted(record, tool)
+
+    async def slow(word: str) -> str:
+        await asyncio.sleep(0.3 if word == "a" else 0.0)
+        return f"heard {word}"
+
+    tool.act = slow
+    assert attempt(agent).latency_s < 0.3
+
+
+@pytest.mark.parametrize("repeatable", [True, False])
+def test_another_run_of_the_same_name_takes_what_this_one_noted(tmp_path: Path, repeatable: bool) -> None:
+    tool = ToyTool(repeatable=repeatable)
+    with open_store(tmp_path / "store.db") as store:
+        first = store.open_run("run-1", name="run", kind="learn", config={})
+        agent = interrupted(first, tool)
+        first.close("failed")
+        second = store.open_run("run-2", name="run", kind="learn", config={})
+        agent = replace(agent, ledger=second)
+        rollout = attempt(agent)
+        assert tool.called == ["a", "b", *(["b"] if repeatable else [])]
+        assert rollout.messages[4].content == ("heard b" if repeatable else IN_DOUBT)
+        assert attempt(agent).messages == rollout.messages
+        assert {row["state"] for row in store.rows("tool_calls", "run-2")} == {"done"}
+        second.close("done")
 
 
 def test_another_prior_makes_its_own_calls(record: RunStore) -> None:

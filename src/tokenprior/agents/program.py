@@ -19,7 +19,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,7 +83,7 @@ class ProgramAgent:
         if self.concurrency < 1:
             raise ConfigError(f"agent.concurrency is {self.concurrency}, expected at least 1")
         # Taken now: one run, one fingerprint, whatever is edited meanwhile.
-        object.__setattr__(self, "_files", tuple(self._named_files()))
+        object.__setattr__(self, "_files", named_files(self.command, self.folder))
         object.__setattr__(self, "_slots", asyncio.Semaphore(self.concurrency))
 
     @property
@@ -93,20 +93,6 @@ class ProgramAgent:
         limits = [self.limits.turns, self.limits.tokens, self.limits.usd]
         settings = [list(self.command), list(self._files), limits, list(self.pass_env)]
         return content_hash(["program", self.gateway.fingerprint, *settings])
-
-    def _named_files(self) -> list[tuple[str, str]]:
-        """The files that words of the command name, and hashes of their content. Not of an interpreter: it is another
-        on every machine."""
-        found = []
-        for place, word in enumerate(self.command):
-            for name in dict.fromkeys((word, word.partition("=")[2])):
-                path = self.folder / name
-                if not name or (place == 0 and Path(name).is_absolute()):
-                    continue
-                with suppress(OSError, ValueError):
-                    if path.is_file():
-                        found.append((name, hashlib.sha256(path.read_bytes()).hexdigest()))
-        return found
 
     async def attempt(self, task: Task, prior: TokenPrior, *, phase: Phase, step: int, index: int) -> Rollout:
         """See `Agent.attempt`.
@@ -124,6 +110,21 @@ class ProgramAgent:
             if seat.fatal is not None:
                 raise seat.fatal
             return _rollout(task, index, seat, ran)
+
+
+def named_files(command: Sequence[str], folder: Path) -> tuple[tuple[str, str], ...]:
+    """The files that words of a command name, and hashes of their content. Not of an interpreter: it is another on
+    every machine."""
+    found = []
+    for place, word in enumerate(command):
+        for name in dict.fromkeys((word, word.partition("=")[2])):
+            path = folder / name
+            if not name or (place == 0 and Path(name).is_absolute()):
+                continue
+            with suppress(OSError, ValueError):
+                if path.is_file():
+                    found.append((name, hashlib.sha256(path.read_bytes()).hexdigest()))
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

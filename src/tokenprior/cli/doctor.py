@@ -50,6 +50,7 @@ def doctor(
 def _check(config: Config) -> None:
     import asyncio
 
+    from tokenprior.config import leaves_open
     from tokenprior.errors import TokenpriorError
     from tokenprior.models.base import CallFailed
     from tokenprior.session import read_logs, read_tasks
@@ -65,7 +66,7 @@ def _check(config: Config) -> None:
         print(line)
     failed = False
     for name in dict.fromkeys(filter(None, (config.agent.model, config.learner, config.judge))):
-        if name.endswith("#*"):
+        if leaves_open(name):
             print(f"model {name}: not asked, for only the program says which one it wants")
             continue
         try:
@@ -106,7 +107,8 @@ async def _agent(config: Config) -> list[str]:
             FunctionAgent.load(source, folder=config.folder, gateway=gateway)
             return [f"function: {source}"]
         case ProgramSettings(command=command):
-            if not (shutil.which(command[0]) or shutil.which(config.folder / command[0])):
+            # As it is looked for when it is run: in the folder only with a slash in its name.
+            if not shutil.which(config.folder / command[0] if "/" in command[0] else command[0]):
                 raise ConfigError(f"agent.command: {command[0]!r} cannot be run: there is no such program")
             return [f"program: {' '.join(command)}"]
         case _:

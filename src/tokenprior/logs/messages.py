@@ -121,11 +121,13 @@ def _messages(attempt: Mapping[str, Any], question: str, named: _Names, where: s
     name, value = named.found(attempt, "messages")
     if value is not None:
         messages = conversation(value, name, where)
-        if any(message.role == "assistant" for message in messages):
+        if messages and messages[-1].role == "assistant" and messages[-1].content.strip():
             return messages
     else:
         messages = (Message(role="user", content=question),) if question else ()
     output = _output(attempt, named, where)
+    if output is None and any(message.role == "assistant" for message in messages):
+        return messages  # the attempt broke off, or ended with a call
     if output is None:
         raise DataError(
             f"{where}: neither a conversation nor an output; expected one of "

@@ -8,6 +8,7 @@ is too long, the final answer never; every cut says what it cut.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -78,7 +79,11 @@ def _calls(rollout: Rollout) -> str:
     names = names or Counter(str(entry["name"]) for entry in rollout.metadata.get("tools", ()))
     if not names:
         return ", called no tool" if "tools" in rollout.metadata else ""
-    most = [f"{name} {count} time{'' if count == 1 else 's'}" for name, count in names.most_common(_NAMED)]
+    # A name is the model's own word, and this line stands outside of the fence.
+    most = [
+        f"{re.sub(r'[^a-zA-Z0-9_.:/-]+', '_', name)[:60]} {count} time{'' if count == 1 else 's'}"
+        for name, count in names.most_common(_NAMED)
+    ]
     others = [f"and {len(names) - _NAMED} others"] if len(names) > _NAMED else []
     return ", called " + ", ".join(most + others)
 

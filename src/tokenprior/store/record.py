@@ -191,13 +191,20 @@ class RunStore:
     ) -> ToolResult | Literal["doubt"] | None:
         table = schema.tool_calls
         key = {"run": self.run, "place": place, "made_of": made_of}
+        own = table.c.run == self.run
 
         def write(connection: sa.Connection) -> Any:
-            where = [table.c[column] == value for column, value in key.items()]
-            known = connection.execute(sa.select(table.c.state, table.c.result).where(*where)).first()
-            if known is None:
-                values = {"tool": tool, "arguments": codec.dumps(arguments), "state": "sent", "sent_at": time.time()}
-                connection.execute(table.insert().values(key | values))
+            known = connection.execute(
+                sa.select(table.c.run, table.c.state, table.c.result)
+                .join(schema.runs, schema.runs.c.id == table.c.run)
+                .where(schema.runs.c.name == self.name, table.c.place == place, table.c.made_of == made_of)
+                .order_by(own.desc(), (table.c.state == "done").desc(), table.c.run)
+                .limit(1)
+            ).first()
+            if known is None or known.run != self.run:
+                state = {"state": known.state if known else "sent", "result": known.result if known else None}
+                values = {"tool": tool, "arguments": codec.dumps(codec.redacted(arguments)), "sent_at": time.time()}
+                connection.execute(table.insert().values(key | values | state))
             return known
 
         found = await self._writer.run(write)

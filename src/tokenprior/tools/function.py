@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -12,7 +11,7 @@ from functools import wraps
 from typing import Any
 
 from tokenprior.errors import ConfigError
-from tokenprior.source import code_hash, is_async, own_fingerprint
+from tokenprior.source import code_hash, in_thread, is_async, own_fingerprint
 from tokenprior.task import Task, content_hash
 from tokenprior.text import bounded
 from tokenprior.tools.base import ToolSession, ToolSpec
@@ -82,7 +81,7 @@ class _FunctionSession:
         """See `ToolSession.call`. Raises whatever the function does."""
         call = self.tool.function
         more = {"task": self.task} if "task" in inspect.signature(call).parameters else {}
-        made = await (call(**arguments, **more) if is_async(call) else asyncio.to_thread(call, **arguments, **more))
+        made = await (call(**arguments, **more) if is_async(call) else in_thread(call, **arguments, **more))
         text = made if isinstance(made, str) else json.dumps(made, ensure_ascii=False, default=str)
         return bounded(text, self.tool.output_chars)
 

@@ -17,13 +17,14 @@ from typing import Any, Literal
 from urllib.parse import urljoin
 
 from tokenprior.errors import MissingExtra
-from tokenprior.tools.base import ToolFailed
+from tokenprior.tools.base import ToolFailed, bounded
 from tokenprior.tools.pagetext import clean, decode
 
 Extract = Literal["all", "main"]
 
 HTML = ("text/html", "application/xhtml+xml")
 MEMORY_BYTES = 2 << 30
+MOST_CHARS = 4_000_000  # of a text: a cell of 18 bytes that spans 1000 columns becomes 2 kB
 _NOT_READ = (
     "script", "style", "noscript", "template", "nav", "svg", "math", "iframe", "object", "canvas", "form", "button",
     "select", "dialog", "head", "audio", "video",
@@ -74,7 +75,7 @@ def converted(body: bytes, *, url: str, charset: str | None, extract: Extract, t
     job = json.dumps({"url": url, "charset": charset, "extract": extract})
     try:
         ended = subprocess.run(
-            [sys.executable, "-c", _CHILD, json.dumps(sys.path), job],
+            [sys.executable, "-I", "-c", _CHILD, json.dumps(sys.path), job],
             input=body,
             capture_output=True,
             timeout=timeout_s,
@@ -107,7 +108,7 @@ def _child(job: str) -> None:
     except ToolFailed as error:
         sys.stdout.buffer.write(str(error).encode())
         sys.exit(3)
-    sys.stdout.buffer.write(text.encode("utf-8", "replace"))
+    sys.stdout.buffer.write(bounded(text, MOST_CHARS).encode("utf-8", "replace"))
 
 
 def to_markdown(html: str, *, url: str = "", extract: Extract = "all") -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ _GUEST: Final = _HERE / "sandbox_guest.py"
 _MONTY: Final = _HERE / "sandbox_monty.py"
 _SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
 _SYSTEM_FILES: Final = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives")
+_NUMBERS: Final = itertools.count()
 _OWN_MEMORY: Final = 128 << 20  # what the interpreter itself takes, beside `memory_mb`
 
 # Beyond what sandlock denies by itself (0.9.0). Landlock lets files that may not be opened still be changed in mode,
@@ -94,6 +96,7 @@ def order(level: str, limits: Limits) -> Order:
             "OMP_NUM_THREADS": "1",  # one thread for each core would take address space and processes
         },
         "sandlock": None,
+        "in_memory": "/tmp" if level == "bwrap" else "",
         "limits": {
             "cpu_s": limits.cpu_s,
             "memory_bytes": 0 if level == "monty" else memory,
@@ -130,7 +133,7 @@ def _reasons(limits: Limits) -> dict[str, str]:
         "cpu": f"it used more than {limits.cpu_s} s of processor time",
         "memory": f"it used more than {limits.memory_mb} MiB of memory",
         "processes": f"it had more than {limits.processes} processes",
-        "files": f"it wrote more than {limits.files_mb} MiB of files, or too many of them",
+        "files": f"it wrote more than {limits.files_mb} MiB of files, or too many of them, or where they cannot be counted",
     }
 
 
@@ -154,8 +157,9 @@ def _guest(level: str, limits: Limits) -> list[str]:
         "packages": _packages(),
         "drop_capabilities": is_root and level != "none",
         "filter": system_call_filter().hex() if level != "none" else "",
-        # Root is exempt from the limit of processes; a user of its own also owns nothing on this machine.
-        "uid": 61184 + os.getpid() % 4000 if is_root and level == "bwrap" else None,
+        # Root is exempt from the limit of processes; a user of its own also owns nothing on this machine. Each session
+        # has another one, for the limit counts all processes of a user.
+        "uid": 61184 + (os.getpid() + next(_NUMBERS)) % 4000 if is_root and level == "bwrap" else None,
         "processes": limits.processes + 2 if level == "bwrap" else None,
     }
     python = os.path.realpath(sys.executable)

@@ -32,6 +32,7 @@ from typing import Any
 
 LOOK_S = 0.25
 MOST_ENTRIES = 20_000
+MOST_DEAD = 500  # processes that ended and that nobody asked about: each takes a number that others need
 _LINUX = sys.platform.startswith("linux")
 
 
@@ -104,8 +105,8 @@ def ending(code: int) -> str:
     return f"it was killed by signal {-code}" if code < 0 else f"it ended with code {code}"
 
 
-def descendants() -> list[int]:
-    """Every process below this one that still runs; on Linux only, else none."""
+def descendants() -> tuple[list[int], int]:
+    """Every process below this one that still runs, and how many are dead but not buried; on Linux only, else none."""
     children: dict[int, list[int]] = {}
     dead: set[int] = set()
     for name in os.listdir("/proc") if _LINUX else ():
@@ -123,7 +124,8 @@ def descendants() -> list[int]:
     while new:
         new = [child for pid in new for child in children.get(pid, ())]
         found += new
-    return [pid for pid in found if pid not in dead]
+    alive = [pid for pid in found if pid not in dead]
+    return alive, len(found) - len(alive)
 
 
 def resident_bytes(pids: list[int], limit: int) -> int:
@@ -148,31 +150,65 @@ def resident_bytes(pids: list[int], limit: int) -> int:
 
 
 def stored_bytes(directory: str) -> int:
-    """What lies in a directory; more than any limit if it has too many entries to be counted."""
+    """What lies in a directory; more than any limit if it cannot be counted: too many entries, folders that may not be
+    listed or are too deep for a path."""
     total, entries, pending = 0, 0, [directory]
     while pending:
-        with contextlib.suppress(OSError), os.scandir(pending.pop()) as listing:
-            for entry in listing:
-                entries += 1
-                if entries > MOST_ENTRIES:
-                    return 1 << 62
-                with contextlib.suppress(OSError):
-                    facts = entry.stat(follow_symlinks=False)
-                    total += facts.st_blocks * 512
-                    if stat.S_ISDIR(facts.st_mode):
-                        pending.append(entry.path)
+        try:
+            with os.scandir(pending.pop()) as listing:
+                for entry in listing:
+                    entries += 1
+                    if entries > MOST_ENTRIES:
+                        return 1 << 62
+                    with contextlib.suppress(FileNotFoundError):
+                        facts = entry.stat(follow_symlinks=False)
+                        total += facts.st_blocks * 512
+                        if stat.S_ISDIR(facts.st_mode):
+                            pending.append(entry.path)
+        except (FileNotFoundError, NotADirectoryError):  # gone while we looked
+            continue
+        except OSError:
+            return 1 << 62
     return total
 
 
-def excess(limits: dict[str, int], directory: str) -> str:
+def unlinked_bytes(pids: list[int]) -> int:
+    """What lies in files that are open and in no directory any more."""
+    found: dict[tuple[int, int], int] = {}
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for number in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    facts = os.stat(f"/proc/{pid}/fd/{number}")
+                    if stat.S_ISREG(facts.st_mode) and not facts.st_nlink:
+                        found[facts.st_dev, facts.st_ino] = facts.st_blocks * 512
+    return sum(found.values())
+
+
+def entries_in_memory(pids: list[int], place: str) -> int:
+    """How many files a file system of the sandbox's own holds: its size does not bound those that are empty."""
+    for pid in reversed(pids):  # the first ones still stand outside of it
+        with contextlib.suppress(OSError):
+            own = f"/proc/{pid}/root{place}"
+            if os.stat(own).st_dev != os.stat(place).st_dev:
+                facts = os.statvfs(own)
+                return facts.f_files - facts.f_ffree
+    return 0
+
+
+def excess(order: dict[str, Any], directory: str) -> str:
     """Which limit of the whole tree is passed; empty if none is."""
+    limits, stored = order["limits"], 0
     if _LINUX:
-        pids = descendants()
-        if len(pids) > limits["tree_processes"]:
+        pids, dead = descendants()
+        if len(pids) > limits["tree_processes"] or dead > MOST_DEAD:
             return "processes"
         if resident_bytes(pids, limits["tree_bytes"]) > limits["tree_bytes"]:
             return "memory"
-    return "files" if stored_bytes(directory) > limits["tree_file_bytes"] else ""
+        if order["in_memory"] and entries_in_memory(pids, order["in_memory"]) > MOST_ENTRIES:
+            return "files"
+        stored = unlinked_bytes(pids)
+    return "files" if stored + stored_bytes(directory) > limits["tree_file_bytes"] else ""
 
 
 def watch(order: dict[str, Any], directory: str, status: socket.socket, wait: Callable[[], str]) -> str:
@@ -191,7 +227,7 @@ def watch(order: dict[str, Any], directory: str, status: socket.socket, wait: Ca
             return how[0]
         if status.fileno() in ready:
             return ""
-        if over := excess(order["limits"], directory):
+        if over := excess(order, directory):
             return over
 
 
@@ -202,7 +238,7 @@ def kill_all(group: int) -> None:
         if group:
             with contextlib.suppress(OSError):
                 os.killpg(group, signal.SIGKILL)
-        pids = descendants()
+        pids, _ = descendants()
         for sign in (signal.SIGSTOP, signal.SIGKILL):
             for pid in pids:
                 with contextlib.suppress(OSError):

@@ -11,6 +11,7 @@ import asyncio
 import json
 import math
 import re
+from bisect import bisect
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from tokenprior.task import Task, content_hash
 from tokenprior.verifiers.diagnose import quoted, quoted_all
 from tokenprior.verifiers.take import NotRead, Take
 
-RULE = 1
+RULE = 2
 MAX_ROWS = 10_000
 MAX_KNOWN = 256
 MAX_CELLS_SEARCHED = 2_000_000
@@ -247,23 +248,28 @@ def find_columns(
 def unified(wanted: Sequence[Row], found: Sequence[Row], tolerance_rel: float) -> tuple[list[Row], list[Row]]:
     """Both tables with numbers that are as good as equal made equal, so that cells can be compared with `==`.
 
-    Numbers are one where a chain of them leads from one to the other, each within the tolerance of the next: rounding
-    to a grid would part neighbours on both sides of a border.
+    A number that was found stands for the nearest one that is wanted, if that is within the tolerance. Those wanted
+    stay apart from each other, however close they are.
     """
-    numbers = {cell for table in (wanted, found) for row in table for cell in row if isinstance(cell, int | float)}
+    numbers = sorted({cell for row in wanted for cell in row if isinstance(cell, int | float)})
+    exact = set(numbers)
     same: dict[float, float] = {}
-    before: float | None = None
-    for number in sorted(numbers):
-        same[number] = same[before] if before is not None and _is_near(before, number, tolerance_rel) else number
-        before = number
-
-    def of(table: Sequence[Row]) -> list[Row]:
-        return [tuple(same[cell] if isinstance(cell, int | float) else cell for cell in row) for row in table]
-
-    return of(wanted), of(found)
+    for number in {cell for row in found for cell in row if isinstance(cell, int | float)} - exact:
+        at = bisect(numbers, number)
+        near = [
+            one
+            for one in numbers[max(0, at - 1) : at + 1]
+            if _is_near(min(one, number), max(one, number), tolerance_rel)
+        ]
+        if near:
+            same[number] = min(near, key=lambda one: abs(one - number))
+    theirs = [tuple(same.get(cell, cell) if isinstance(cell, int | float) else cell for cell in row) for row in found]
+    return list(wanted), theirs
 
 
 def _is_near(low: float, high: float, tolerance_rel: float) -> bool:
+    if isinstance(low, int) and isinstance(high, int):
+        return False  # also ids that are too large to be exact as a float
     if not (math.isfinite(low) and math.isfinite(high)):
         return False
     largest = max(abs(low), abs(high))
@@ -339,7 +345,10 @@ def _value(cell: Cell) -> Cell:
     if not isinstance(cell, str):
         return "none" if cell is None else cell
     text = " ".join(cell.split()).casefold()
-    return float(text.replace(",", "")) if _NUMBER.fullmatch(text) else text
+    if not _NUMBER.fullmatch(text):
+        return text
+    digits = text.replace(",", "")
+    return int(digits) if digits.lstrip("+-").isdigit() and len(digits) < 20 else float(digits)
 
 
 def _explained(ours: list[Row], theirs: list[Row], wanted: _Wanted, found: Rows, columns: str) -> str:
