@@ -17,7 +17,8 @@ from typing import Any, Literal
 from urllib.parse import urljoin
 
 from tokenprior.errors import MissingExtra
-from tokenprior.tools.base import ToolFailed, bounded
+from tokenprior.text import bounded
+from tokenprior.tools.base import ToolFailed
 from tokenprior.tools.pagetext import clean, decode
 
 Extract = Literal["all", "main"]
