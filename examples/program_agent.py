@@ -8,6 +8,7 @@ As an agent to be taught, in a config:
       kind: program
       model: "http://localhost:8000/v1#*"
       command: [python, examples/program_agent.py, "{question}"]
+    learner: "http://localhost:8000/v1#my-model"
 """
 
 import json

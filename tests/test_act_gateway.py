@@ -72,14 +72,13 @@ print(said["content"])
 
 
 def everybody(said: Said) -> str | Calls:
-    """The policy multiplies by the tool, and says apples if it was told to, or now and then."""
+    """The policy multiplies by the tool, and says apples if it was told to."""
     if said.part != "policy":
         return teacher(LESSON)(said)
     if not said.results:
         a, b = map(int, re.findall(r"\d+", said.question))
         return [("multiply", {"a": a, "b": b})]
-    told = LESSON in said.system
-    return said.results[-1] + (" apples" if said.chance(said.question) < (1.0 if told else 0.4) else "")
+    return said.results[-1] + (" apples" if LESSON in said.system else "")
 
 
 def program(server: Upstream, code: str, folder: Path, **changes: Any) -> dict[str, Any]:

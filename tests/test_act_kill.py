@@ -113,15 +113,21 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
         assert parent.stdin is not None
         assert parent.stdout is not None
         ask, answers = parent.stdin, parent.stdout
+        begun: list[Process] = []
 
         def begin(*arguments: str | Path) -> Process:
             ask.write(json.dumps([str(said), *map(str, arguments)]) + "\n")
             ask.flush()
-            return Process(int(answers.readline()), lambda: int(answers.readline()))
+            begun.append(Process(int(answers.readline()), lambda: int(answers.readline())))
+            return begun[-1]
 
-        yield begin
-        ask.close()
-        parent.wait(20)
+        try:
+            yield begin
+        finally:
+            for process in begun:
+                process.kill()  # of a test that failed; the others have ended
+            ask.close()
+            parent.wait(20)
 
 
 def everybody(said: Said) -> str | Calls:
@@ -187,13 +193,13 @@ def test_killed_at_many_points_tools_that_may_be_repeated_end_in_the_same_librar
 ) -> None:
     note = {"kind": "function", "function": "tools.py:note", "repeatable": True}
     with Upstream(everybody, delay_s=0.004) as server:
-        whole = written(tmp_path / "whole", server, python, note)
+        whole = written(tmp_path / "whole", server, python, note, epochs=2)
         assert start("learn", whole.file).wait() == 0
         assert [experience.text for experience in whole.library()] == [LESSON]
         server.said.clear()
 
-        made = written(tmp_path / "killed", server, python, note)
-        plan = [("policy", 3), ("policy", 6), ("contrast", 1), ("revise", 1), ("policy", 4)]
+        made = written(tmp_path / "killed", server, python, note, epochs=2)
+        plan = [("policy", 3), ("contrast", 1), ("revise", 1), ("policy", 4)]
         for part, number in plan:
             left, reached = number, threading.Event()
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tokenprior.config import BudgetSettings, EvaluateConfig, LearnConfig, load_config
+from tokenprior.config import BudgetSettings, Config, EvaluateConfig, LearnConfig, load_config
 from tokenprior.errors import ConfigError
+from tokenprior.forecast import forecast
+from tokenprior.task import Task
 
 GOOD = """\
 tasks:
@@ -79,6 +81,9 @@ def test_a_store_address_and_absolute_paths_stay(tmp_path: Path) -> None:
         ("agent: {model: m}\n", "key 'verifier' is missing"),
         ("agent: {model: m}\nverifier: exact\n", "expected `tasks`, or `logs` of attempts that were made already"),
         (GOOD.replace("model: embedded", "kind: function\n  function: a.py:f"), "expected `learner`, the model that"),
+        (GOOD.replace("embedded", "http://h/v1#*"), "that writes the lessons: http://h/v1#* names none"),
+        (GOOD.replace("embedded", "openai:*"), "that writes the lessons: openai:* names none"),
+        (GOOD + "prices:\n  m: {input: 1, outptu: 2}\n", "unknown key 'prices.m.outptu': did you mean 'output'?"),
         (GOOD.replace("model: embedded", "modle: m"), "unknown key 'agent.modle': did you mean 'model'?"),
         (GOOD.replace("model: embedded", "kind: robot"), "key 'agent': got {'kind': 'robot'}"),
         (GOOD.replace("model: embedded", "model: m\n  tools: [python]\n  limits: {turn: 2}"), "did you mean 'turns'?"),
@@ -164,3 +169,15 @@ def test_a_data_set_of_the_hub_is_no_file_and_logs_are_one(tmp_path: Path) -> No
     logs = load_config(written(tmp_path, "logs: {path: a.jsonl}\nagent: {model: m}\nverifier: recorded\n")).logs
     assert logs is not None
     assert logs.path == tmp_path / "a.jsonl"
+
+
+def test_a_function_without_a_model_is_forecast_to_call_none() -> None:
+    tasks = [Task(id="t", question="q")]
+    calls = {}
+    for model in (None, "m"):
+        agent = {"kind": "function", "function": "a.py:f", "model": model}
+        given = {"tasks": {"path": "t"}, "agent": agent, "learner": "m", "verifier": "exact", "learn": {"gate": "none"}}
+        made = forecast(Config.model_validate(given), tasks)
+        calls[model] = made.usage.calls - made.learning_calls
+        assert made.rollouts == 15
+    assert calls == {None: 0, "m": 15 * 20}

@@ -12,7 +12,7 @@ import pytest
 import world
 from tokenprior.arm import ArmReport, Design, best_constant
 from tokenprior.comparison import Comparison, Difference, differ, is_decided
-from tokenprior.config import EvaluateConfig
+from tokenprior.config import EvaluateConfig, PriorSettings
 from tokenprior.errors import ConfigError
 from tokenprior.evaluate import compare, evaluate
 from tokenprior.experience import Experience
@@ -432,3 +432,22 @@ def test_a_gain_that_a_placebo_has_too_bears_a_warning() -> None:
     idle = report("placebo", dict.fromkeys(names, (0.0,)))
     told, _ = differ([base, ours, idle], Design(resamples=200), controls=["placebo"])
     assert told.warning == ""
+
+
+async def test_arms_that_choose_the_same_words_for_a_task_make_its_attempts_once(tmp_path: Path) -> None:
+    said = iter(range(10_000))
+    tasks = TaskSet([Task(id="a", question="about parcels", answer="x"), Task(id="b", question="about trains")])
+    first = Experience(id="G0", text="When parcels are late, ask the carrier.")
+    arms = {
+        "no prior": Library(),
+        "one": Library(experiences=(first,)),
+        "two": Library(experiences=(first, Experience(id="G1", text="When trains are late, take the bus."))),
+    }
+    config = EvaluateConfig(resamples=200, k=2, prior=PriorSettings(relevant=2))
+    made, model = await compared(tmp_path, lambda request: str(next(said)), tasks=tasks, arms=arms, config=config)
+    asked = [(request.key, request.messages) for request in model.requests]
+    assert len(asked) == len(set(asked)) == 8
+    assert [sum(map(len, arm.tasks.values())) for arm in made.arms] == [4, 4, 4]
+    again, model = await compared(tmp_path, [], tasks=tasks, arms=arms, config=config)
+    assert again == made
+    assert not model.requests

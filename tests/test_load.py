@@ -50,7 +50,8 @@ def plain(tasks: object) -> list[tuple[str, Any]]:
 def test_a_dotted_name_reaches_into_an_object_and_a_chat_asks_what_its_user_says_last(tmp_path: Path) -> None:
     tasks = load_tasks(written(tmp_path, *ROWS), fields=FIELDS)
     assert plain(tasks) == [("second", "42"), ("third", "7")]
-    assert tasks[0].metadata["split"] == "train"
+    # Programs and functions are shown the metadata, and may not find the answer there.
+    assert tasks[0].metadata == {"split": "train", "reward_model": {"style": "rule"}}
 
 
 def test_a_name_with_a_dot_of_its_own_is_that_name(tmp_path: Path) -> None:

@@ -75,6 +75,19 @@ def test_names_may_be_mapped_and_reach_into_objects(tmp_path: Path) -> None:
     assert one.attempts[0][0].output == "4"
 
 
+def test_an_output_that_stands_apart_ends_a_conversation_that_has_no_end(tmp_path: Path) -> None:
+    call = {"id": "c", "function": {"name": "sum", "arguments": "{}"}}
+    said = [
+        {"role": "user", "content": "2+2?"},
+        {"role": "assistant", "content": "Let me see.", "tool_calls": [call]},
+        {"role": "tool", "content": "4", "tool_call_id": "c"},
+    ]
+    rows = [row(messages=said, output="four"), row(messages=said)]
+    (one,) = load_logs(written(tmp_path / "l.jsonl", *rows))
+    assert [rollout.output for rollout, _ in one.attempts] == ["four", "Let me see."]
+    assert [len(rollout.messages) for rollout, _ in one.attempts] == [4, 3]
+
+
 def test_without_a_question_the_first_message_of_the_user_is_it(tmp_path: Path) -> None:
     said = [{"role": "system", "content": "Be brief."}, *row()["messages"]]
     (one,) = load_logs(written(tmp_path / "l.jsonl", row(messages=said), row(reward=None)))

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tokenprior.redact import redact
+import world
+from tokenprior.agents.function import FunctionAgent
+from tokenprior.attempt import attempt
+from tokenprior.prior import TokenPrior
+from tokenprior.redact import redact, without_own_secrets
+from tokenprior.store import open_store
+from tokenprior.task import Task
 
 SECRET = "abc123def456ghi7"
 
@@ -48,3 +56,37 @@ def test_a_short_value_would_black_out_words_and_is_left(monkeypatch: pytest.Mon
 def test_plain_words_are_left_as_they_are() -> None:
     text = "When a task asks for risk-adjusted values, see http://localhost:8000/v1#name and the skill list."
     assert redact(text) == text
+
+
+def test_own_secrets_are_taken_out_of_what_goes_on_being_used_and_nothing_else_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MY_API_KEY", SECRET)
+    page = "https://example.org/?token=abc sk-proj-4f7Gh2kL9mN0pQrS"
+    assert without_own_secrets(f"{page} {SECRET}") == f"{page} [redacted]"
+
+
+@pytest.mark.anyio
+async def test_no_attempt_keeps_or_shows_a_secret_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_API_KEY", SECRET)
+
+    def agent(task: Task, prior: TokenPrior) -> tuple[str, list[object]]:
+        call = {"id": "1", "function": {"name": "send", "arguments": SECRET}}
+        return f"it is {SECRET}", [{"role": "assistant", "content": f"key {SECRET}", "tool_calls": [call]}]
+
+    with open_store(tmp_path / "s.db") as store:
+        record = store.open_run("r-1", name="r", kind="learn", config={})
+        group = await attempt(
+            Task(id="t", question="q"),
+            [TokenPrior()],
+            agent=FunctionAgent(function=agent),
+            verifier=world.SmallLetters(),
+            shelf=record,
+        )
+        record.close("done")
+        assert SECRET not in str(store.rows("rollouts", "r-1"))
+    (rollout,) = group.rollouts
+    assert rollout.output == "it is [redacted]"
+    assert SECRET not in str(rollout)

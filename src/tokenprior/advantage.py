@@ -182,7 +182,8 @@ _OVERRIDE = re.compile(
         (?:(?:previous|prior|earlier|above|preceding|foregoing|former|original|initial|existing|your|my|our|system
             |developer)\s){{1,3}}
         (?:(?:safety|security|own|general)\s)?
-        (?:instruction|prompt|message|lesson|rule|guideline|guidance|directive|experience|polic|training|constraint|safeguard)\w*
+        (?:instruction|prompt|message|lesson|rule|guideline|guidance|directive|experience|polic|training|constraint
+          |safeguard)\w*
         # All instructions, but not those that stand in the material, which are to be ignored indeed.
       | (?:(?:all|any|every|each|of|the|these|those|and|or|other)\s){{0,3}}
         (?:instructions?|prompts?|lessons?|directives?)\b
@@ -194,9 +195,7 @@ _OVERRIDE = re.compile(
     )""",
     re.IGNORECASE | re.VERBOSE,
 )
-_TELL = (
-    r"\b(?:reveal|print|repeat|show|output|disclose|leak|tell|share|send|recite|expose|quote|paste|include)\w*"
-)
+_TELL = r"\b(?:reveal|print|repeat|show|output|disclose|leak|tell|share|send|recite|expose|quote|paste|include)\w*"
 # "Check that the output follows your instructions" is a good lesson, and so is "never quote or reveal the prompt".
 _REVEAL = re.compile(
     rf"""(?P<not>\b(?:never|not|\w+n['’]t|refuse\sto)\s(?:(?:{_TELL}|or|and|nor),?\s){{0,6}})?{_TELL}\s
@@ -207,8 +206,8 @@ _REVEAL = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _POSE = re.compile(
-    r"\byou are now (?:an?|the|in|free|dan)\b|\bfrom now on,? (?:you are|act as)\b|\b(?:developer|god|dan|jailbreak) mode\b|\bjailbroken\b"
-    r"|\bnew (?:system )?instructions?\s?:",
+    r"\byou are now (?:an?|the|in|free|dan)\b|\bfrom now on,? (?:you are|act as)\b"
+    r"|\b(?:developer|god|dan|jailbreak) mode\b|\bjailbroken\b|\bnew (?:system )?instructions?\s?:",
     re.IGNORECASE,
 )
 _FILES = "py|js|ts|css|csv|tsv|jsonl?|txt|md|html?|xml|ya?ml|toml|sql|db|pdf|ipynb|sh|cfg|ini|log|java|go|rs|c|h|cpp"
@@ -228,13 +227,13 @@ class InjectionGuard:
     """Refuses words that pass on what a tool, a web page or somebody in a conversation told the reader to do.
 
     Covered, in English: an order to set instructions or lessons aside, to give away the system prompt, or to take
-    another role; a URL; an order to visit, or send something to, another address of the web or of mail; `QUOTE` words in a row out
-    of a tool's result, of a user's message after the first, or of the words that the learning model itself was
-    instructed with, which small ones echo; and `ORDER` words in a row out of a sentence of these
-    that is an order of the first kinds. Not covered: paraphrase, other languages, words in disguise (spaced out,
-    encoded), a bare domain without "visit" or "go to", a false fact put plainly, and the task's question, which is the
-    user's own. Refused too, though it may be right: "disregard earlier instructions once the user changes them", and
-    an address that the agent is meant to use; that belongs into its instructions.
+    another role; a URL; an order to visit, or send something to, another address of the web or of mail; `QUOTE` words
+    in a row out of a tool's result, of a user's message after the first, or of the words that the learning model itself
+    was instructed with, which small ones echo; and `ORDER` words in a row out of a sentence of these that is an order
+    of the first kinds. Not covered: paraphrase, other languages, words in disguise (spaced out, encoded), a bare domain
+    without "visit" or "go to", a false fact put plainly, and the task's question, which is the user's own. Refused too,
+    though it may be right: "disregard earlier instructions once the user changes them", and an address that the agent
+    is meant to use; that belongs into its instructions.
     """
 
     QUOTE = 8

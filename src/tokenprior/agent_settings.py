@@ -45,6 +45,7 @@ class ToolsSettings(Settings):
         tools: each a `kind` with the settings of that kind; see `make_tools`.
         calls: `native`, `fenced`, or `None`: fenced for the embedded model, native for all others.
         max_tokens: of one turn.
+        concurrency: the most attempts at once; each may hold an interpreter or a server of its own.
     """
 
     kind: Literal["tools"]
@@ -55,6 +56,7 @@ class ToolsSettings(Settings):
     calls: Literal["native", "fenced"] | None = None
     max_tokens: Count = 2_048
     limits: LimitSettings = LimitSettings()
+    concurrency: Count = 32
 
     @field_validator("tools", mode="before")
     @classmethod

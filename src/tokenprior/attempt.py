@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from tokenprior.agents.base import Agent
+from tokenprior.agents.base import SECONDS, Agent
 from tokenprior.flow import all_of
 from tokenprior.group import Group
 from tokenprior.models.base import Phase
@@ -53,7 +53,7 @@ async def attempt(
         made_of = content_hash([agent.fingerprint, task.fingerprint, prior.fingerprint])
         kept = await shelf.find_rollout(phase, step, task.id, index, made_of)
         rollout, judged_by, reward = kept or (None, None, None)
-        if rollout is None or rollout.failure is not None:  # a failure may have been put right in between
+        if rollout is None or _may_end_otherwise(rollout):
             reward = None
             made = await agent.attempt(task, prior, phase=phase, step=step, index=index)
             rollout = _without_secrets(replace(made, included=prior.included))
@@ -96,6 +96,12 @@ async def side_by_side(
             ):
                 on_rollout(rollout, reward)
     return [groups[prior.fingerprint] for prior in priors]
+
+
+def _may_end_otherwise(rollout: Rollout) -> bool:
+    """A failure may have been put right in between, and more time given. With no more of it the calls come from the
+    ledger, with the time that they took, and the end is the same."""
+    return rollout.failure is not None or rollout.metadata.get("limit") == SECONDS
 
 
 def _without_secrets(rollout: Rollout) -> Rollout:

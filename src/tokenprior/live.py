@@ -107,6 +107,7 @@ class Live:
                     temperature=temperature,
                     max_tokens=settings.max_tokens,
                     limits=_limits(settings.limits),
+                    concurrency=settings.concurrency,
                     seed=seed,
                 )
             case FunctionSettings():

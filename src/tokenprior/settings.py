@@ -31,6 +31,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         return f"unknown key {where!r}{hint}{more}"
     if problem["type"] == "missing":
         return f"key {where!r} is missing{more}"
+    if not where:  # what several keys together do not make
+        return f"{problem['msg'].removeprefix('Value error, ')}{more}"
     return f"key {where!r}: got {problem['input']!r:.80}; {problem['msg'][:1].lower()}{problem['msg'][1:]}{more}"
 
 
@@ -54,7 +56,8 @@ def _followed(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[
         annotation = next(
             (one.model_fields[str(part)].annotation for one in here if str(part) in one.model_fields), None
         )
-        here = list(_models(annotation)) or here if isinstance(part, int) else list(_models(annotation))
+        # What is no key of these settings is an index of a list, or a name that the user gave to one of several.
+        here = here if annotation is None else list(_models(annotation))
     return path, known
 
 

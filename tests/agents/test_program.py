@@ -19,16 +19,20 @@ from streaming_upstream import StreamingUpstream
 from tokenprior.agents.base import AttemptLimits
 from tokenprior.agents.gateway import Gateway
 from tokenprior.agents.program import ProgramAgent
+from tokenprior.config import Config, load_config
 from tokenprior.errors import BudgetReached, ConfigError, ModelError
+from tokenprior.live import Live
 from tokenprior.models.budget import Budget, Limits
+from tokenprior.models.connect import Connections
 from tokenprior.models.forward import ForwardModel
 from tokenprior.models.recorded import MeteredModel, ReplayedModel
 from tokenprior.models.retried import Limit, RetriedModel, RetryPolicy
 from tokenprior.models.scripted import ScriptedModel
 from tokenprior.prior import TokenPrior
 from tokenprior.rollout import Rollout, StopReason
+from tokenprior.session import session
 from tokenprior.store import RunStore, Store, open_store
-from tokenprior.task import Task
+from tokenprior.task import Split, Task, TaskSet
 
 pytestmark = pytest.mark.anyio
 
@@ -371,3 +375,50 @@ async def test_the_fingerprint_covers_what_can_change_the_outcome(tmp_path: Path
 
 def test_nothing_is_left_in_the_environment_of_the_tests() -> None:
     assert not os.environ.get("OPENAI_API_KEY", "").startswith("tp-")
+
+
+def config_of(folder: Path, *more: str, model: str = "http://127.0.0.1:9/v1#m") -> Config:
+    (folder / "tasks.jsonl").write_text('{"question": "q", "answer": "a"}\n')
+    lines = (f"  model: {model}", "  command: [python, agent.py]", *(f"  {line}" for line in more))
+    head = "name: n\ntasks: {path: tasks.jsonl}\nverifier: exact\nlearn: {gate: none}\nagent:\n  kind: program\n"
+    (folder / "run.yaml").write_text(head + "\n".join(lines) + "\n")
+    return load_config(folder / "run.yaml")
+
+
+async def test_another_file_is_another_run_and_more_programs_at_once_are_not(tmp_path: Path) -> None:
+    async def run(*more: str) -> str:
+        async with session(config_of(tmp_path, *more)) as opened:
+            return opened.learning_run
+
+    (tmp_path / "agent.py").write_text("print(1)")
+    first = await run()
+    assert await run("concurrency: 3", "limits: {seconds: 5}") == first
+    assert await run("limits: {turns: 5}") != first
+    (tmp_path / "agent.py").write_text("print(2)")
+    assert await run() != first
+
+
+@pytest.mark.parametrize(
+    ("model", "asked"),
+    [
+        ("http://127.0.0.1:9/v1#m:free", "m:free"),
+        ("openai:ft:gpt-4o:mine::1", "ft:gpt-4o:mine::1"),
+        ("openai:gpt-5", "gpt-5"),
+    ],
+)
+async def test_a_models_own_name_may_hold_a_colon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, asked: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none-at-all")
+    config = config_of(tmp_path, model=model)
+    with open_store(tmp_path / "s.db") as store:
+        record = store.open_run("r-1", name="r", kind="learn", config={})
+        policy = RetryPolicy()
+        connections = Connections(config.endpoint, ledger=record, budget=Budget(Limits()), prices={}, policy=policy)
+        none = TaskSet(())
+        split = Split(practice=none, gate=none, held_out=none)
+        async with connections, Live(config, record, connections, split, (), ()) as live:
+            agent = await live.agent(0.5, 0)
+            assert isinstance(agent, ProgramAgent)
+            assert agent.gateway.model_name == asked
+        record.close("done")

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+import world
 from tokenprior.agents.base import AttemptLimits
 from tokenprior.agents.react import ReactAgent
 from tokenprior.agents.toolbox import ANEW, IN_DOUBT
+from tokenprior.attempt import attempt as one_attempt
 from tokenprior.errors import ConfigError, ModelError
 from tokenprior.library import Bounds, Library
 from tokenprior.models.base import CallFailed, Reply, Request
@@ -181,6 +183,7 @@ def test_an_attempt_ends_at_its_limits_with_what_it_has(record: RunStore, limits
     assert rollout.stop is StopReason.LIMIT
     assert rollout.output == "Going on."
     assert rollout.metadata["turns"] == len(model.requests) == turns
+    assert getattr(limits, rollout.metadata["limit"]) is not None
 
 
 def test_seconds_count_what_tools_take(record: RunStore) -> None:
@@ -422,3 +425,46 @@ def test_equal_attempts_have_equal_requests_whatever_ids_the_endpoint_makes_up(r
         attempt(ReactAgent(model=model, tools=(ToyTool(),), ledger=record))
         seen.append(model.requests[1].content())
     assert seen[0] == seen[1]
+
+
+def test_more_seconds_take_an_attempt_further_and_as_many_end_it_where_they_did(record: RunStore) -> None:
+    replies = [replace(calling("a"), latency_s=6.0), replace(calling("b"), latency_s=6.0), "done"]
+    scripted = ScriptedModel(lambda request: replies[request.key.turn])
+    tool = ToyTool()
+
+    def made(seconds: float) -> Rollout:
+        model = ReplayedModel(_Ledgered(scripted, record), record)
+        agent = ReactAgent(model=model, tools=(tool,), ledger=record, limits=AttemptLimits(seconds=seconds))
+        work = one_attempt(TASK, [TokenPrior()], agent=agent, verifier=world.SmallLetters(), shelf=record)
+        (rollout,) = asyncio.run(work).rollouts
+        return rollout
+
+    first = made(10.0)
+    assert (first.stop, first.metadata["limit"]) == (StopReason.LIMIT, "seconds")
+    assert made(10.0) == first
+    assert (len(scripted.requests), tool.called) == (2, ["a", "b"])
+    assert made(20.0).output == "done"
+    assert (len(scripted.requests), tool.called) == (3, ["a", "b"])
+
+
+def test_no_more_attempts_than_allowed_hold_a_session_at_once(record: RunStore) -> None:
+    most = 0
+
+    async def act(word: str) -> str:
+        nonlocal most
+        most = max(most, tool.open)
+        await asyncio.sleep(0.01)
+        return word
+
+    tool = ToyTool(act=act)
+    model = ScriptedModel(lambda request: [calling("a"), "ok"][request.key.turn])
+    agent = ReactAgent(model=model, tools=(tool,), ledger=record, concurrency=3)
+
+    async def run() -> None:
+        work = (agent.attempt(TASK, TokenPrior(), phase="rollout", step=0, index=index) for index in range(12))
+        await asyncio.gather(*work)
+
+    asyncio.run(run())
+    assert most == 3
+    with pytest.raises(ConfigError, match="concurrency is 0"):
+        replace(agent, concurrency=0)

@@ -161,8 +161,9 @@ def test_settings_that_cannot_be_right_are_said_at_once(make: Callable[[], McpSe
         {"command": ("no-such-program-anywhere",)},
         {"command": (sys.executable, "-c", "print('I speak no MCP')")},
         {"url": "http://127.0.0.1:9/mcp"},
+        {"url": "localhost:9"},
     ],
-    ids=["no program", "no server", "no address"],
+    ids=["no program", "no server", "nobody there", "no address"],
 )
 def test_a_server_that_does_not_answer_is_one_line(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="no MCP server answers") as caught:

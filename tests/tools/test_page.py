@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -202,6 +203,19 @@ def test_any_bytes_are_text_or_refused(body: bytes, charset: str) -> None:
         return
     text.encode()
     assert not re.search(r"[\x00-\x08]", text)
+
+
+def test_a_small_page_with_a_huge_text_is_cut() -> None:
+    html = "<table>" + "<tr><td colspan=1000>x</td></tr>" * 5_000
+    text = converted(html.encode(), url="http://a.example/", charset=None, extract="all", timeout_s=60)
+    assert 4_000_000 <= len(text) < 4_000_100
+    assert "characters left out" in text
+
+
+def test_a_file_where_one_works_is_no_module_of_the_converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit(1)")
+    monkeypatch.chdir(tmp_path)
+    assert converted(b"<p>hi", url="", charset=None, extract="all", timeout_s=60) == "hi"
 
 
 async def test_the_loop_goes_on_while_a_page_is_turned_into_text() -> None:

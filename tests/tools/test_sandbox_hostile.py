@@ -26,6 +26,7 @@ from tokenprior.tools.sandbox import LEVELS, probe
 TASK = Task(id="t", question="q")
 SECRET = "the-secret-of-this-test"
 LINUX = sys.platform.startswith("linux")
+SESSIONS = 4
 
 # Every attack in a function of its own, so that one that fails does not end the others. Monty knows no `with` on
 # sockets and few modules; there an attack ends at its import, which is containment.
@@ -96,21 +97,27 @@ def talk(level: Any, *codes: str, **settings: Any) -> list[str]:
 
     async def session() -> list[str]:
         tool = PythonTool(level=level, **{"timeout_s": 10.0, **settings})
+        texts = []
         async with tool.session(TASK) as python:
-            texts = [await python.call({"code": code}) for code in codes]
-            again = await python.call({"code": "1 + 1"})
-            if "stopped" in again:  # the harm came after its call had ended
+            for code in codes:
+                texts.append(await python.call({"code": code}))
                 again = await python.call({"code": "1 + 1"})
-            assert "2" in again.split(), again  # a child that was left may print beside it
+                if "stopped" in again:  # the harm came after its call had ended
+                    again = await python.call({"code": "1 + 1"})
+                # A child that was left may print beside it; where `sys.stdout` or all names are gone, nothing is.
+                assert "2" in again.split() or "builtins" in code, (code, again)
         return texts
 
     return asyncio.run(session())
 
 
 def together(level: Any, codes: list[str], **settings: Any) -> list[str]:
-    """What each code gave in a session of its own; a few sessions at a time."""
-    with ThreadPoolExecutor(4) as threads:
-        return [text for (text,) in threads.map(lambda code: talk(level, code, **settings), codes)]
+    """What each code gave, in a few sessions at a time; what does not lose its interpreter leaves it to the next."""
+    with ThreadPoolExecutor(SESSIONS) as threads:
+        parts = threads.map(lambda part: talk(level, *codes[part::SESSIONS], **settings), range(SESSIONS))
+        texts = dict(zip((i for part in range(SESSIONS) for i in range(len(codes))[part::SESSIONS]),
+                         (text for part in parts for text in part), strict=True))  # fmt: skip
+    return [texts[i] for i in range(len(codes))]
 
 
 def test_private_files_cannot_be_read(level: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,7 +329,7 @@ ENDLESS = [
 
 
 def test_what_never_ends_is_ended(level: Any) -> None:
-    for text in together(level, ENDLESS, timeout_s=1.0, processes=6):
+    for text in together(level, ENDLESS, timeout_s=0.5, processes=6):
         assert "All variables are lost" in text or (level == "monty" and "Error" in text)
 
 
@@ -350,37 +357,58 @@ def test_processor_time_is_limited(level: Any) -> None:
     assert "used more than 1 s of processor time" in text
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "chunk = 'x' * (1 << 20)\nfor _ in range(1024): print(chunk)",
-        "import os\nwhile True: os.write(2, b'y' * 65536)",
-        "import subprocess\nsubprocess.run(['yes'])",
-    ],
-    ids=["print", "write", "child"],
-)
-def test_much_output_is_cut_while_it_is_read(level: Any, code: str) -> None:
+MUCH = [
+    "chunk = 'x' * (1 << 20)\nfor _ in range(1024): print(chunk)",
+    "import os\nwhile True: os.write(2, b'y' * 65536)",
+    "import subprocess\nsubprocess.run(['yes'])",
+]
+
+
+def test_much_output_is_cut_while_it_is_read(level: Any) -> None:
     import resource
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    (text,) = talk(level, code, output_chars=1000)
-    assert len(text) < 1300
-    assert "left out here" in text or level == "monty"
-    assert "it printed more than 16 MiB" in text or level == "monty"
+    for text in talk(level, *MUCH, output_chars=1000):
+        assert len(text) < 1300
+        assert "left out here" in text or level == "monty"
+        assert "it printed more than 16 MiB" in text or level == "monty"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "big = open('big', 'wb')\nfor _ in range(100): big.write(b'x' * (1 << 20))",
-        "for n in range(20):\n    with open(str(n), 'wb') as file: file.write(b'x' * (1 << 20))\nwhile True: pass",
-    ],
-    ids=["one", "many"],
-)
-def test_files_are_limited(level: Any, code: str) -> None:
-    (text,) = talk(level, code, files_mb=8)
-    assert "Error" in text or "MiB of files" in text
+STORING = [
+    "big = open('big', 'wb')\nfor _ in range(100): big.write(b'x' * (1 << 20))",
+    "for n in range(20):\n    with open(str(n), 'wb') as file: file.write(b'x' * (1 << 20))\nwhile True: pass",
+    # In no folder any more.
+    "import os\nkept = []\nfor n in range(20):\n    kept.append(open(str(n), 'wb', 0))\n    os.unlink(str(n))\n"
+    "    kept[-1].write(b'x' * (1 << 20))\nwhile True: pass",
+    # Deeper than a path may be long.
+    "import os\nfor _ in range(21):\n    os.mkdir('d' * 200)\n    os.chdir('d' * 200)\nfor n in range(20):\n"
+    "    with open(str(n), 'wb') as file: file.write(b'x' * (1 << 20))\nwhile True: pass",
+    # Empty, but each takes memory of the kernel.
+    "import os\nfor n in range(1 << 40): os.close(os.open(str(n), os.O_CREAT | os.O_WRONLY))",
+]
+
+
+def test_files_are_limited(level: Any) -> None:
+    for text in together(level, STORING, files_mb=8):
+        assert "Error" in text or "MiB of files" in text
+
+
+@pytest.mark.skipif(not LINUX, reason="needs a subreaper")
+def test_dead_processes_count(level: Any) -> None:
+    code = "import os\nwhile True:\n    if not os.fork(): os._exit(0)"
+    (text,) = talk(level, code)
+    assert "Error" in text or "it had more than 16 processes" in text
+
+
+def test_a_session_takes_no_processes_from_another(level: Any) -> None:
+    async def both() -> str:
+        tool = PythonTool(level=level, processes=4)
+        async with tool.session(TASK) as one, tool.session(TASK) as other:
+            await one.call({"code": "import subprocess\nfor _ in range(4): subprocess.Popen(['sleep', '9'])"})
+            return await other.call({"code": "import subprocess\nsubprocess.run(['true']).returncode"})
+
+    assert asyncio.run(both()) == "0\n" or level == "monty"
 
 
 ORPHAN = """
@@ -413,7 +441,7 @@ def test_deep_and_locked_folders_are_removed(level: Any) -> None:
 import os
 os.makedirs("locked/inner")
 os.rmdir("locked/inner")
-for _ in range(1500):
+for _ in range(1100):  # deeper than the stack of Python
     os.mkdir("d")
     os.chdir("d")
 """
@@ -430,7 +458,6 @@ LOSING = [
     "import os\nfor fd in range(3, 256):\n    try: os.dup2(1, fd)\n    except OSError: pass",
     "import sys\nsys.stdout = sys.stderr = None",
     "import sys\nsys.stdout.close(); sys.stderr.close()",
-    "import builtins\nfor name in dir(builtins):\n    setattr(builtins, name, None)",
     "import os\nos.fork()",
     "import os\nif not os.fork():\n    raise RuntimeError",
     "import threading, os\nthreading.Thread(target=lambda: [os.write(fd, b'late\\n') for fd in range(3, 9)]).start()",
@@ -446,12 +473,13 @@ LOSING = [
     "\x00",
     "\ud800",
     "x = = 1",
+    "import builtins\nfor name in dir(builtins):\n    setattr(builtins, name, None)",  # last: none is left for others
 ]
 
 
 def test_code_can_lose_its_own_session_and_nothing_else(level: Any) -> None:
     """Side by side, so that one that waits for its end does not hold up the others."""
-    together(level, LOSING, timeout_s=2.0)
+    together(level, LOSING, timeout_s=0.7)
 
 
 DRIVER = """

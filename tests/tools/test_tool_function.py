@@ -160,3 +160,35 @@ def test_a_config_names_it_relative_to_its_folder(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=words) as caught:
             made(**spec)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [StopIteration("at the end"), SystemExit(3)])
+def test_what_no_future_takes_is_raised_too(error: BaseException) -> None:
+    def ends() -> str:
+        raise error
+
+    with pytest.raises((RuntimeError, SystemExit)) as caught:
+        call(FunctionTool(function=ends))
+    assert error in (caught.value, caught.value.__cause__)
+
+
+def test_functions_that_never_end_hold_up_neither_others_nor_the_end() -> None:
+    held = threading.Event()
+
+    def never() -> None:
+        held.wait()
+
+    async def run() -> str:
+        async with FunctionTool(function=never).session(TASK) as session:
+            waits = [asyncio.ensure_future(session.call({})) for _ in range(100)]
+            await asyncio.sleep(0)
+            async with FunctionTool(function=price).session(TASK) as other:
+                said = await asyncio.wait_for(other.call({"item": "tea"}), 10)
+            for one in waits:
+                one.cancel()
+            return said
+
+    try:
+        assert asyncio.run(run()) == "1 tea net"
+    finally:
+        held.set()

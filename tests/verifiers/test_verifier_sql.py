@@ -213,6 +213,8 @@ async def test_values_can_be_the_reference(shop: Path) -> None:
         (["10.250"], "SELECT sum(price) FROM sold", 1.0),
         ("32502.0", "SELECT '32,502'", 1.0),
         (["32502.0"], "SELECT '32,50'", 0.0),
+        (["1234567890123456789"], "SELECT 1234567890123456789", 1.0),
+        (["1234567890123456789"], "SELECT 1234567890123456790", 0.0),
         (["none"], "SELECT item FROM sold WHERE 0", 1.0),
         (["none"], "SELECT max(item) FROM sold WHERE 0", 1.0),
         (["none"], "SELECT item FROM sold", 0.0),
@@ -408,14 +410,22 @@ def test_rounding_changes_nothing(table: list[Any], factor: float) -> None:
     assert ours == theirs or whole or factor == 1
 
 
-def test_whole_numbers_are_compared_exactly_and_chains_are_one() -> None:
+def test_whole_numbers_are_compared_exactly_and_noise_is_one() -> None:
+    assert not same([(1234567890123456789,)], [(1234567890123456790,)])
     assert not same([(10_000_001,)], [(10_000_002,)])
     assert not same([(10_000_001,)], [(10_000_002.0,)])
     assert same([(10_000_001,)], [(10_000_001.0,)])
-    assert same([(1.0, "b"), (1.0 + 1e-9, "a")], [(1.0, "a"), (1.0 + 1e-9, "b")])
+    assert same([(0.3, "b"), (0.1 + 0.2, "a")], [(0.3, "a"), (0.3, "b")])
     assert not same([(1.5,)], [(1.50001,)])
     assert not same([(float("inf"),)], [(1.7e308,)])
     assert not same([("1",)], [(1,)])
+
+
+def test_numbers_that_are_close_to_each_other_in_the_data_stay_apart() -> None:
+    prices = [(100_000 + number / 100,) for number in range(300)]
+    assert same(prices[:100], [(price + 1e-9,) for (price,) in prices[:100]])
+    assert not same(prices[:100], prices[50:150])
+    assert not same([(1.5, "b"), (1.5 + 1e-7, "a")], [(1.5, "a"), (1.5 + 1e-7, "b")])
 
 
 def test_columns_are_matched_as_a_whole_and_the_search_ends() -> None:

@@ -11,6 +11,7 @@ from tokenprior.rollout import Rollout
 from tokenprior.task import Task
 
 QUESTION = "{question}"  # stands for the task's question in a template
+SECONDS = "seconds"  # as `limit` in the metadata of a rollout: it was cut off by the clock, which is in no fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,10 +18,10 @@ STOP = ("```output",)  # where a model begins to make up what the tool would say
 def explained(specs: Sequence[ToolSpec]) -> str:
     """What a system prompt says of the tools."""
     lines = [f"- {spec.name}: {spec.description} The block holds {_holds(spec)}." for spec in specs]
-    example = specs[0].name
+    example, only = specs[0].name, _only(specs[0])
     return (
         "You can use tools. To call one, end your message with a block that is marked with its name:\n"
-        f"```{example}\n...\n```\n"
+        f"```{example}\n({only or 'JSON'})\n```\n"
         "What it gives comes back to you. When you know the answer, write it without such a block.\n"
         "Tools:\n" + "\n".join(lines)
     )

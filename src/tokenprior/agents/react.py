@@ -10,12 +10,12 @@ and a browser).
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+import asyncio
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tokenprior.agents import fenced
-from tokenprior.agents.base import QUESTION, AttemptLimits
+from tokenprior.agents.base import QUESTION, SECONDS, AttemptLimits
 from tokenprior.agents.toolbox import Toolbox
 from tokenprior.errors import ConfigError
 from tokenprior.flow import all_of
@@ -39,6 +39,7 @@ class ReactAgent:
         temperature: of this agent.
         max_tokens: the most one turn may write.
         limits: of one attempt.
+        concurrency: how many attempts there are at once: each may hold an interpreter or a server of its own.
         seed: with the place of the call it gives a seed for each; `None` sends none.
     """
 
@@ -51,9 +52,14 @@ class ReactAgent:
     temperature: float | None = 0.7
     max_tokens: int = 2048
     limits: AttemptLimits = field(default_factory=AttemptLimits)
+    concurrency: int = 32
     seed: int | None = None
+    _slots: asyncio.Semaphore = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.concurrency < 1:
+            raise ConfigError(f"agent.concurrency is {self.concurrency}, expected at least 1")
+        object.__setattr__(self, "_slots", asyncio.Semaphore(self.concurrency))
         if QUESTION not in self.template:
             raise ConfigError(f"agent.template {self.template!r} must contain {QUESTION}, or the task is never asked")
         names = [tool.spec.name for tool in self.tools]
@@ -89,8 +95,7 @@ class ReactAgent:
             ),
             stop=() if native else fenced.STOP,
         )
-        async with AsyncExitStack() as stack:
-            box = await stack.enter_async_context(Toolbox(self.tools, task, self.ledger))
+        async with self._slots, Toolbox(self.tools, task, self.ledger) as box:
             return await _Attempt(self, task, request, box, native).run()
 
 
@@ -111,7 +116,7 @@ class _Attempt:
 
     async def run(self) -> Rollout:
         self.messages = list(self.request.messages)
-        while not self._at_limit():
+        while not (limit := self._reached()):
             try:
                 reply = await self._asked()
             except CallFailed as failed:
@@ -131,20 +136,22 @@ class _Attempt:
                 native = Message(role="tool", content=result.text or "(nothing)", answers=call.id)
                 self.messages.append(native if self.native else fenced.told(call.name, result))
             self.turn += 1
-        return self._ended(StopReason.LIMIT)
+        return self._ended(StopReason.LIMIT, limit=limit)
 
-    def _at_limit(self) -> bool:
+    def _reached(self) -> str:
+        """The limit that is reached; empty if none is."""
         limits, used = self.agent.limits, self.usage
         if limits.usd is not None and used.cost_usd is None:
             raise ConfigError(
                 "agent.limits.usd is set, but the price of the model is not known: give it under `prices`"
             )
-        return (
-            self.turn >= limits.turns
-            or self.at_work_s >= limits.seconds
-            or (limits.tokens is not None and used.input_tokens + used.output_tokens >= limits.tokens)
-            or (limits.usd is not None and (used.cost_usd or 0.0) >= limits.usd)
-        )
+        reached = {
+            "turns": self.turn >= limits.turns,
+            "tokens": limits.tokens is not None and used.input_tokens + used.output_tokens >= limits.tokens,
+            "usd": limits.usd is not None and (used.cost_usd or 0.0) >= limits.usd,
+            SECONDS: self.at_work_s >= limits.seconds,
+        }
+        return next((name for name, is_reached in reached.items() if is_reached), "")
 
     async def _asked(self) -> Reply:
         key = replace(self.request.key, turn=self.turn)
@@ -191,7 +198,7 @@ class _Attempt:
             self.at_work_s += sum(result.seconds for result in results)
         return results
 
-    def _ended(self, stop: StopReason, failure: Failure | None = None) -> Rollout:
+    def _ended(self, stop: StopReason, failure: Failure | None = None, *, limit: str = "") -> Rollout:
         return Rollout(
             task_id=self.task.id,
             index=self.request.key.rollout,
@@ -201,5 +208,6 @@ class _Attempt:
             failure=failure,
             usage=self.usage,
             latency_s=self.at_work_s,
-            metadata={"turns": self.turn + (stop is not StopReason.LIMIT), "tools": self.box.log},
+            metadata={"turns": self.turn + (stop is not StopReason.LIMIT), "tools": self.box.log}
+            | ({"limit": limit} if limit else {}),
         )

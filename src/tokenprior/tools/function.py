@@ -13,7 +13,7 @@ from typing import Any
 from tokenprior.errors import ConfigError
 from tokenprior.source import code_hash, in_thread, is_async, own_fingerprint
 from tokenprior.task import Task, content_hash
-from tokenprior.text import bounded
+from tokenprior.text import bounded, shorten
 from tokenprior.tools.base import ToolSession, ToolSpec
 
 
@@ -42,7 +42,8 @@ class FunctionTool:
         from pydantic_ai import Tool
 
         if not callable(self.function):
-            raise ConfigError(f"tool function: {self.function!r} is a {type(self.function).__name__}, not a function")
+            shown = shorten(repr(self.function), 80)
+            raise ConfigError(f"tool function: {shown} is a {type(self.function).__name__}, not a function")
         try:
             told = Tool(_without_task(self.function), takes_ctx=False)
         except Exception as error:  # whatever pydantic finds wrong with its types

@@ -80,18 +80,17 @@ class McpServer:
         except ImportError as error:
             raise MissingExtra("fastmcp", "mcp", "an MCP server") from error
         transport: Any
-        if self.command:
-            env = {name: os.environ[name] for name in self.pass_env}
-            quiet = Path(os.devnull)  # its chatter would go across the progress
-            transport = StdioTransport(
-                self.command[0], list(self.command[1:]), env=env, cwd=str(self.folder), keep_alive=False, log_file=quiet
-            )
-        else:
-            transport = StreamableHttpTransport(
-                self.url, auth=os.environ[self.key_variable] if self.key_variable else None
-            )
-        client: Any = Client(transport, timeout=self.timeout_s, init_timeout=self.timeout_s)
         try:
+            if self.command:
+                env = {name: os.environ[name] for name in self.pass_env}
+                quiet = Path(os.devnull)  # its chatter would go across the progress
+                words, where = list(self.command[1:]), str(self.folder)
+                transport = StdioTransport(self.command[0], words, env=env, cwd=where, keep_alive=False, log_file=quiet)
+            else:
+                transport = StreamableHttpTransport(
+                    self.url, auth=os.environ[self.key_variable] if self.key_variable else None
+                )
+            client: Any = Client(transport, timeout=self.timeout_s, init_timeout=self.timeout_s)
             await client.__aenter__()
         except Exception as error:
             raise ConfigError(

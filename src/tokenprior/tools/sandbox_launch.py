@@ -133,7 +133,7 @@ def _reasons(limits: Limits) -> dict[str, str]:
         "cpu": f"it used more than {limits.cpu_s} s of processor time",
         "memory": f"it used more than {limits.memory_mb} MiB of memory",
         "processes": f"it had more than {limits.processes} processes",
-        "files": f"it wrote more than {limits.files_mb} MiB of files, or too many of them, or where they cannot be counted",
+        "files": f"it wrote more than {limits.files_mb} MiB of files, too many, or where they cannot be counted",
     }
 
 

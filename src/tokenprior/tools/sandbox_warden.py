@@ -281,7 +281,7 @@ def main(order: dict[str, Any]) -> None:
     except Exception as error:
         report = {"failed": f"{type(error).__name__}: {error}"}
     kill_all(group)
-    remove(directory)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # before the files are removed: that takes its time, and somebody waits for why
         status.sendall(json.dumps(report).encode() + b"\n")
+    remove(directory)
     os._exit(0)  # not by way of the threads of a library

@@ -29,6 +29,7 @@ from tokenprior.verifiers.take import NotRead, Take
 RULE = 2
 MAX_ROWS = 10_000
 MAX_KNOWN = 256
+NOISE_REL = 1e-12
 MAX_CELLS_SEARCHED = 2_000_000
 _CUT_OFF = " The attempt was cut off at its token limit before it ended."
 _SQL_BLOCK = re.compile(r"```[ \t]*(?:sql|sqlite)[ \t]*\r?\n(.*?)(?:```|\Z)", re.IGNORECASE | re.DOTALL)
@@ -248,23 +249,32 @@ def find_columns(
 def unified(wanted: Sequence[Row], found: Sequence[Row], tolerance_rel: float) -> tuple[list[Row], list[Row]]:
     """Both tables with numbers that are as good as equal made equal, so that cells can be compared with `==`.
 
-    A number that was found stands for the nearest one that is wanted, if that is within the tolerance. Those wanted
-    stay apart from each other, however close they are.
+    Numbers that only the order of a sum parts are one, in both tables (`NOISE_REL`). Beyond that a number that was
+    found stands for the nearest one that is wanted, if that is within the tolerance; those wanted stay apart.
     """
-    numbers = sorted({cell for row in wanted for cell in row if isinstance(cell, int | float)})
-    exact = set(numbers)
     same: dict[float, float] = {}
-    for number in {cell for row in found for cell in row if isinstance(cell, int | float)} - exact:
-        at = bisect(numbers, number)
-        near = [
-            one
-            for one in numbers[max(0, at - 1) : at + 1]
-            if _is_near(min(one, number), max(one, number), tolerance_rel)
-        ]
-        if near:
-            same[number] = min(near, key=lambda one: abs(one - number))
-    theirs = [tuple(same.get(cell, cell) if isinstance(cell, int | float) else cell for cell in row) for row in found]
-    return list(wanted), theirs
+    before: float | None = None
+    for number in sorted(_numbers(wanted) | _numbers(found)):
+        is_same = before is not None and _is_near(before, number, min(tolerance_rel, NOISE_REL))
+        same[number] = same[before] if is_same and before is not None else number
+        before = number
+    known = sorted({same[number] for number in _numbers(wanted)})
+    nearest = dict(same)
+    for number in _numbers(found):
+        at = bisect(known, same[number])
+        around = known[max(0, at - 1) : at + 1]
+        close = [one for one in around if _is_near(min(one, number), max(one, number), tolerance_rel)]
+        if same[number] not in around and close:
+            nearest[number] = min(close, key=lambda one: abs(one - number))
+    return _with(same, wanted), _with(nearest, found)
+
+
+def _numbers(table: Sequence[Row]) -> set[int | float]:
+    return {cell for row in table for cell in row if isinstance(cell, int | float)}
+
+
+def _with(numbers: dict[float, float], table: Sequence[Row]) -> list[Row]:
+    return [tuple(numbers[cell] if isinstance(cell, int | float) else cell for cell in row) for row in table]
 
 
 def _is_near(low: float, high: float, tolerance_rel: float) -> bool:
