@@ -79,7 +79,7 @@ def test_a_model_that_was_never_taught_tools_writes_blocks(record: RunStore) -> 
     rollout = attempt(agent)
     assert tool.called == ["hello"]
     assert not model.requests[0].tools
-    assert "- say: Says a word." in rollout.messages[0].content
+    assert "```say\n(word)\n```\nSays a word." in rollout.messages[0].content
     assert rollout.messages[2].content == "Let me ask.\n```say\nhello\n```"
     assert rollout.messages[3] == Message(role="user", content="Output of say:\n```\nheard hello\n```")
     assert rollout.output == "```\nno tool\n```\nDone."
@@ -468,3 +468,18 @@ def test_no_more_attempts_than_allowed_hold_a_session_at_once(record: RunStore) 
     assert most == 3
     with pytest.raises(ConfigError, match="concurrency is 0"):
         replace(agent, concurrency=0)
+
+
+def test_what_a_model_is_told_of_a_tool_is_in_the_fingerprint(
+    record: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fingerprint(**changes: Any) -> str:
+        tools = (ToyTool(parameters={"type": "object", **changes.pop("parameters", {})}),)
+        return ReactAgent(model=ScriptedModel([]), tools=tools, ledger=record, **changes).fingerprint
+
+    before = {calls: fingerprint(calls=calls) for calls in ("native", "fenced")}
+    assert fingerprint(concurrency=3, limits=AttemptLimits(seconds=3.0)) == before["native"]
+    assert fingerprint(parameters={"required": ["word"]}) != before["native"]
+    monkeypatch.setattr("tokenprior.agents.fenced.explained", lambda specs: "in other words")
+    assert fingerprint(calls="native") == before["native"]
+    assert fingerprint(calls="fenced") != before["fenced"]

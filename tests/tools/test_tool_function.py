@@ -192,3 +192,12 @@ def test_functions_that_never_end_hold_up_neither_others_nor_the_end() -> None:
         assert asyncio.run(run()) == "1 tea net"
     finally:
         held.set()
+
+
+def test_an_edit_while_it_runs_does_not_change_what_is_loaded(tmp_path: Path) -> None:
+    file = tmp_path / "tools.py"
+    file.write_text("def say(): return 'first'")
+    tool = FunctionTool(function=load_function("tools.py:say", folder=tmp_path))
+    before = tool.fingerprint
+    file.write_text("def say(): return 'second'")
+    assert (tool.fingerprint, call(tool)) == (before, "first")

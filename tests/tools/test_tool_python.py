@@ -78,7 +78,7 @@ def test_a_long_output_loses_its_middle_and_says_so(level: Any) -> None:
 
 
 def test_many_sessions_side_by_side_keep_apart_and_leave_the_loop_free(level: Any) -> None:
-    count = 16 if level == active_level("auto") else 4
+    count = 8 if level == active_level("auto") else 4
 
     async def one(number: int) -> str:
         async with PythonTool(level=level).session(TASK) as python:

@@ -17,13 +17,11 @@ STOP = ("```output",)  # where a model begins to make up what the tool would say
 
 def explained(specs: Sequence[ToolSpec]) -> str:
     """What a system prompt says of the tools."""
-    lines = [f"- {spec.name}: {spec.description} The block holds {_holds(spec)}." for spec in specs]
-    example, only = specs[0].name, _only(specs[0])
+    blocks = "\n\n".join(f"```{spec.name}\n({_only(spec) or _shape(spec)})\n```\n{spec.description}" for spec in specs)
     return (
-        "You can use tools. To call one, end your message with a block that is marked with its name:\n"
-        f"```{example}\n({only or 'JSON'})\n```\n"
-        "What it gives comes back to you. When you know the answer, write it without such a block.\n"
-        "Tools:\n" + "\n".join(lines)
+        "You can use tools. To use one, write its block and stop there; what it gives is shown to you next:\n\n"
+        f"{blocks}\n\n"
+        "When you know the answer, write it without a block."
     )
 
 
@@ -54,6 +52,5 @@ def _only(spec: ToolSpec) -> str | None:
     return str(wanted[0]) if len(wanted) == 1 and types.get(wanted[0], {}).get("type") == "string" else None
 
 
-def _holds(spec: ToolSpec) -> str:
-    only = _only(spec)
-    return f"the {only}" if only else f"JSON that fits {json.dumps(spec.parameters, ensure_ascii=False)}"
+def _shape(spec: ToolSpec) -> str:
+    return f"JSON that fits {json.dumps(spec.parameters, ensure_ascii=False)}"

@@ -70,7 +70,10 @@ class ReactAgent:
     def fingerprint(self) -> str:
         settings = [self.instructions, self.template, self.calls, self.temperature, self.max_tokens, self.seed]
         limits = [self.limits.turns, self.limits.tokens, self.limits.usd]
-        tools = [[tool.spec.name, tool.fingerprint] for tool in self.tools]
+        specs = [tool.spec for tool in self.tools]
+        told = [[spec.name, spec.description, spec.parameters] for spec in specs]
+        words = fenced.explained(specs) if specs and self.calls == "fenced" else ""
+        tools = [told, words, [tool.fingerprint for tool in self.tools]]
         return content_hash(["react", self.model.name, *settings, limits, tools])
 
     async def attempt(self, task: Task, prior: TokenPrior, *, phase: Phase, step: int, index: int) -> Rollout:

@@ -37,6 +37,7 @@ class FunctionTool:
     repeatable: bool = False
     output_chars: int = 8_000
     _spec: ToolSpec = field(init=False, repr=False, compare=False)
+    _code: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         from pydantic_ai import Tool
@@ -57,6 +58,8 @@ class FunctionTool:
             repeatable=self.repeatable,
         )
         object.__setattr__(self, "_spec", spec)
+        # Taken now: a later edit of the file changes the file, not the function that is loaded.
+        object.__setattr__(self, "_code", code_hash(self.function))
 
     @property
     def spec(self) -> ToolSpec:
@@ -65,7 +68,7 @@ class FunctionTool:
     @property
     def fingerprint(self) -> str:
         """Covers the file that the function stands in, not what that imports; see `tokenprior.source`."""
-        return content_hash(["function", code_hash(self.function), own_fingerprint(self.function), self.output_chars])
+        return content_hash(["function", self._code, own_fingerprint(self.function), self.output_chars])
 
     @asynccontextmanager
     async def session(self, task: Task) -> AsyncIterator[ToolSession]:

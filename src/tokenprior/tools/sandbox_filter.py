@@ -4,7 +4,8 @@ Name spaces and Landlock hide files, processes and the network. Left open are ca
 a process counts (memfd, System V shared memory, a tmpfs in a user name space of one's own); sockets that lead nowhere
 but into the kernel (netlink), or where `sandlock` 0.9.0 alone answers MSG_FASTOPEN with EINPROGRESS; and parts of the
 kernel that a calculation has no use for. They fail with EPERM; `clone3` fails with ENOSYS, for its flags cannot be read
-by a filter and the C library then uses `clone`. `socketpair` stays, so asyncio works. Known for x86-64 and arm64;
+by a filter and the C library then uses `clone`. `socketpair` stays, so asyncio works; what it
+gives can take no name, under which others would find it. Known for x86-64 and arm64;
 elsewhere both levels are refused.
 """
 
@@ -18,7 +19,7 @@ _NAMES: Final = (
     "socket", "unshare", "setns", "mount", "umount2", "pivot_root", "chroot", "ptrace", "process_vm_readv",
     "process_vm_writev", "memfd_create", "keyctl", "add_key", "request_key", "bpf", "perf_event_open", "userfaultfd",
     "open_by_handle_at", "name_to_handle_at", "kexec_load", "init_module", "finit_module", "delete_module", "mq_open",
-    "swapon", "reboot", "shmget", "msgget", "semget",
+    "swapon", "reboot", "shmget", "msgget", "semget", "bind",
 )  # fmt: skip
 _COMMON: Final = (425, 426, 427, 428, 429, 430, 431, 432, 433, 442, 447)  # io_uring, the new mount calls, memfd_secret
 _MACHINES: Final = {
@@ -26,13 +27,13 @@ _MACHINES: Final = {
         0xC000003E,
         56,
         (41, 272, 308, 165, 166, 155, 161, 101, 310, 311, 319, 250, 248, 249, 321, 298, 323, 304, 303, 246, 175, 313,
-         176, 240, 167, 169, 29, 68, 64),
+         176, 240, 167, 169, 29, 68, 64, 49),
     ),
     "aarch64": (
         0xC00000B7,
         220,
         (198, 97, 268, 40, 39, 41, 51, 117, 270, 271, 279, 219, 217, 218, 280, 241, 282, 265, 264, 104, 105, 273,
-         106, 180, 224, 142, 194, 186, 190),
+         106, 180, 224, 142, 194, 186, 190, 200),
     ),
 }  # fmt: skip
 _CLONE3: Final = 435
