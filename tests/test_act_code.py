@@ -66,7 +66,7 @@ def test_variables_stay_from_block_to_block_and_attempts_do_not_share_them(tmp_p
         assert ended.code == 0, ended.err
         first = server.asked("policy")[0]
         assert "tools" not in first.body
-        assert "- python:" in first.system
+        assert "write a ```python block with the code" in first.system
         assert first.system.startswith("Count.")
     rows = made.rows("rollouts")
     assert len(rows) == 6

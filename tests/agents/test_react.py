@@ -79,7 +79,10 @@ def test_a_model_that_was_never_taught_tools_writes_blocks(record: RunStore) -> 
     rollout = attempt(agent)
     assert tool.called == ["hello"]
     assert not model.requests[0].tools
-    assert "```say\n(word)\n```\nSays a word." in rollout.messages[0].content
+    assert (
+        "write a ```say block with the word; what it gives comes back to you. Says a word."
+        in rollout.messages[0].content
+    )
     assert rollout.messages[2].content == "Let me ask.\n```say\nhello\n```"
     assert rollout.messages[3] == Message(role="user", content="Output of say:\n```\nheard hello\n```")
     assert rollout.output == "```\nno tool\n```\nDone."

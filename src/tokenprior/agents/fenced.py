@@ -16,12 +16,14 @@ STOP = ("```output",)  # where a model begins to make up what the tool would say
 
 
 def explained(specs: Sequence[ToolSpec]) -> str:
-    """What a system prompt says of the tools."""
-    blocks = "\n\n".join(f"```{spec.name}\n({_only(spec) or _shape(spec)})\n```\n{spec.description}" for spec in specs)
-    return (
-        "You can use tools. To use one, write its block and stop there; what it gives is shown to you next:\n\n"
-        f"{blocks}\n\n"
-        "When you know the answer, write it without a block."
+    """What a system prompt says of the tools, to stand in one paragraph with the instructions.
+
+    Seven wordings were tried on the 1.5B model: in a paragraph of its own, or as a list, none made it call anything.
+    """
+    return " ".join(
+        f"To call {spec.name}, write a ```{spec.name} block with {_holds(spec)}; what it gives comes back to you. "
+        f"{spec.description}"
+        for spec in specs
     )
 
 
@@ -52,5 +54,6 @@ def _only(spec: ToolSpec) -> str | None:
     return str(wanted[0]) if len(wanted) == 1 and types.get(wanted[0], {}).get("type") == "string" else None
 
 
-def _shape(spec: ToolSpec) -> str:
-    return f"JSON that fits {json.dumps(spec.parameters, ensure_ascii=False)}"
+def _holds(spec: ToolSpec) -> str:
+    only = _only(spec)
+    return f"the {only}" if only else f"JSON that fits {json.dumps(spec.parameters, ensure_ascii=False)}"

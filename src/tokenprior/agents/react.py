@@ -82,7 +82,7 @@ class ReactAgent:
         specs = [tool.spec for tool in self.tools]
         rules = self.instructions
         if not native:
-            rules = "\n\n".join(part for part in (rules, fenced.explained(specs)) if part)
+            rules = " ".join(part for part in (rules, fenced.explained(specs)) if part)
         system = prior.conditioned(rules)
         question = self.template.replace(QUESTION, task.question)
         first = Message(role="user", content=question, images=task.images)
