@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -154,6 +155,21 @@ async def test_what_ends_a_group_goes_before_what_starts_one() -> None:
     order = [said.split("/")[0] for said in gate.order]
     assert order == ["rollout", "revise", "contrast", "summary", "judge", "rollout", "evaluate", "rollout"]
     assert gate.order[5].split("/")[3] == "1", "first come, first served within a priority"
+
+
+async def test_an_attempt_on_its_way_goes_before_one_that_begins() -> None:
+    gate = Gate()
+    model = RetriedModel(gate, Limit(1), QUICK)
+    first = asyncio.ensure_future(model.answer(request(0)))
+    await settled()
+    rest = [asyncio.ensure_future(model.answer(request(number))) for number in (1, 2)]
+    said = (*request(0).messages, Message(role="assistant", content="so far"), Message(role="user", content="and?"))
+    rest.append(asyncio.ensure_future(model.answer(replace(request(3), messages=said))))
+    for _ in range(4):
+        await settled()
+        gate.let_go()
+    await asyncio.gather(first, *rest)
+    assert [one.split("/")[3] for one in gate.order] == ["0", "3", "1", "2"]
 
 
 async def test_a_failure_that_may_pass_is_asked_again_until_the_tries_are_used_up() -> None:

@@ -58,16 +58,21 @@ class Limit:
         self.last_success = time.monotonic()
         self._paused_until = 0.0
         self._reduced = 0.0
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[int, bool, int, asyncio.Future[None]]] = []
         self._sequence = 0
         self._timer: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
-    async def slot(self, phase: Phase) -> AsyncIterator[None]:
-        """Hold one slot; first come first served within a phase, later phases of a group first."""
+    async def slot(self, phase: Phase, *, begun: bool = False) -> AsyncIterator[None]:
+        """Hold one slot; first come first served within a phase, later phases of a group first.
+
+        Args:
+            begun: whether this goes on with a conversation. It goes before what begins one, or no attempt of many turns
+                would end before all have begun.
+        """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sequence += 1
-        heapq.heappush(self._waiting, (_PRIORITY[phase], self._sequence, future))
+        heapq.heappush(self._waiting, (_PRIORITY[phase], not begun, self._sequence, future))
         self._admit()
         try:
             await future
@@ -112,7 +117,7 @@ class Limit:
                 self._timer = asyncio.get_running_loop().call_later(wait, self._wake)
             return
         while self._waiting and self.in_flight < int(self.allowed):
-            _, _, future = heapq.heappop(self._waiting)
+            *_, future = heapq.heappop(self._waiting)
             if not future.done():
                 self.in_flight += 1
                 future.set_result(None)
@@ -138,8 +143,9 @@ class RetriedModel:
         tries = 0
         rate_limits = 0
         started = time.monotonic()
+        begun = any(message.role == "assistant" for message in request.messages)
         while True:
-            async with self._limit.slot(request.key.phase):
+            async with self._limit.slot(request.key.phase, begun=begun):
                 sent = time.monotonic()
                 try:
                     reply = await self._inner.answer(replace(request, timeout_s=left_s))
