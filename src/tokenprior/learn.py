@@ -36,6 +36,7 @@ from tokenprior.prior import TokenPrior
 from tokenprior.progress import Progress, Tracker
 from tokenprior.prove import Gate, allowance, prove
 from tokenprior.revise import Revision, revise
+from tokenprior.rollout import StopReason
 from tokenprior.store.record import RunStore, StepEnd
 from tokenprior.task import Task
 from tokenprior.trial import Trial
@@ -312,6 +313,7 @@ def step_report(
         "scored": len(values),
         "unscored": sum(group.unscored for group in groups),
         "failed": dict(sorted(failures.items())),
+        "cut_off": sum(r.stop in (StopReason.LENGTH, StopReason.LIMIT) for group in groups for r in group.rollouts),
         "groups": dict(sorted(kinds.items())),
         "lessons": sum(len(advantage.lessons) for advantage in advantages),
         "operations": dict(sorted(Counter(type(operation).__name__ for operation in applied.done).items())),

@@ -20,7 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tokenprior.errors import TokenpriorError
@@ -52,7 +52,7 @@ class Toolbox:
 
     def __init__(self, tools: Sequence[Tool], task: Task, ledger: ToolLedger) -> None:
         self._tools = {tool.spec.name: tool for tool in tools}
-        self._task, self._ledger = task, ledger
+        self._task, self._ledger = replace(task, answer=None), ledger  # the answer is not a tool's to give
         self._sessions: dict[str, ToolSession] = {}
         self._unseen: dict[Any, list[_Earlier]] = defaultdict(list)
         self._connections: dict[Any, Any] = {}

@@ -93,9 +93,10 @@ def _step(step: dict[str, Any]) -> None:
 
     groups = ", ".join(f"{count} {kind}" for kind, count in step["groups"].items())
     mean = "-" if step["mean"] is None else f"{step['mean']:.3f}"
+    cut_off = f", {step['cut_off']} cut off" if step.get("cut_off") else ""
     print(
         f"step {step['step']}: mean reward {mean}; {step['scored']} attempts scored"
-        f" ({step['unscored']} unscored, {sum(step['failed'].values())} failed); groups: {groups};"
+        f" ({step['unscored']} unscored, {sum(step['failed'].values())} failed{cut_off}); groups: {groups};"
         f" {step['lessons']} lessons -> {step['experiences']} experiences"
     )
     for title, counts in (("refused", step["refused"]), ("dropped", step["drops"])):

@@ -166,9 +166,8 @@ def _rollout(store: Any, run: str, what: str, step: int | None) -> list[str]:
         reward = row["reward"] or {}
         doubts = sum("doubt" in call for call in row["rollout"]["metadata"].get("tools", ()))
         if doubts:
-            lines.append(
-                f"-- {doubts} calls of tools were cut off by a crash and not made again: they may have taken effect"
-            )
+            calls = "1 call of a tool was" if doubts == 1 else f"{doubts} calls of tools were"
+            lines.append(f"-- {calls} cut off by a crash and not made again: it may have taken effect")
         lines.append(f"-- reward {reward.get('value')}  {reward.get('reason', '')} {reward.get('feedback', '')}")
     return lines
 

@@ -87,7 +87,7 @@ class Sql:
     expected: Literal["query", "rows", "values"] = "query"
     ordered: Literal["auto"] | bool = "auto"
     columns: Literal["exact", "any_order", "extra"] = "any_order"
-    tolerance_rel: float = 1e-6
+    tolerance_rel: float = 1e-9
     timeout_s: float = 5.0
     _database: Database = field(init=False, repr=False, compare=False)
     _known: dict[str, tuple[_Wanted, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
