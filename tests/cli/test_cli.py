@@ -295,7 +295,10 @@ def test_ctrl_c_says_that_the_same_command_goes_on_and_it_does(tmp_path: Path) -
         }
         (tmp_path / "run.yaml").write_text(json.dumps(config))
         command = [sys.executable, "-m", "tokenprior", "learn", "run.yaml"]
-        child = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        # A suite that was started in the background has Ctrl-C ignored, and passes that on.
+        heard = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        started = [sys.executable, "-c", f"{heard}runpy.run_module('tokenprior', run_name='__main__', alter_sys=True)"]
+        child = subprocess.Popen([*started, *command[3:]], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
         while server.calls < 6:
             assert child.poll() is None, "it ended before it was interrupted"
             time.sleep(0.01)

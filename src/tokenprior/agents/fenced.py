@@ -18,7 +18,7 @@ STOP = ("```output",)  # where a model begins to make up what the tool would say
 def explained(specs: Sequence[ToolSpec]) -> str:
     """What a system prompt says of the tools, to stand in one paragraph with the instructions.
 
-    Seven wordings were tried on the 1.5B model: in a paragraph of its own, or as a list, none made it call anything.
+    Nine wordings were tried on the 1.5B model: in a paragraph of their own, or as a list, none made it call anything.
     """
     return " ".join(
         f"To call {spec.name}, write a ```{spec.name} block with {_holds(spec)}; what it gives comes back to you. "
