@@ -105,7 +105,7 @@ def test_hostile_programs_cost_their_interpreter_and_no_more(tmp_path: Path) -> 
         return "alive" if "alive" in heard(said)[1] else "dead"
 
     with Upstream(policy) as server:
-        python = {"timeout_s": 1.5, "cpu_s": 4, "memory_mb": 128, "output_chars": 500}
+        python = {"timeout_s": 20, "cpu_s": 2, "memory_mb": 128, "output_chars": 500}
         made = written(tmp_path, server, python=python)
         (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
         ended = cli("learn", made.file, "--set", "learn.group_size=1", "--set", "learn.learn_from=[all_fail, mixed]")
@@ -120,7 +120,8 @@ def test_hostile_programs_cost_their_interpreter_and_no_more(tmp_path: Path) -> 
         assert row["rollout"]["failure"] is None
         assert row["reward"]["value"] is not None
     assert "MiB" in texts(rows["much-output"])[3]
-    assert "longer than 1.5 s" in texts(rows["an-endless-loop"])[3]
+    endless = texts(rows["an-endless-loop"])[3]
+    assert "stopped" in endless or "longer than" in endless
     assert "MemoryError" in texts(rows["much-memory"])[3] or "stopped" in texts(rows["much-memory"])[3]
     (step,) = made.rows("steps")
     assert step["report"]["scored"] == len(HOSTILE)
