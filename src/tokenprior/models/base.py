@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
 
-from tokenprior.errors import ModelError
+from tokenprior.errors import ConfigError, ModelError
 from tokenprior.redact import redact
 from tokenprior.rollout import Message, StopReason, ToolCall, Usage
 
@@ -241,3 +243,25 @@ class Ledger(Protocol):
     async def call_failed(self, call: int, kind: str, detail: str, charged: Usage) -> None:
         """Note that a call brought nothing, and what it has to be taken to have cost."""
         ...
+
+
+KEY_VARIABLE = "TOKENPRIOR_API_KEY"
+STOPS = {"length": StopReason.LENGTH, "content_filter": StopReason.FILTERED}  # by an endpoint's finish_reason
+
+
+def address_of(name: str, key_variable: str | None) -> tuple[str, str, str]:
+    """The base address, the model and the key (empty if there is none) of `http(s)://HOST/v1#MODEL`.
+
+    Args:
+        key_variable: environment variable that holds the key; `KEY_VARIABLE` by default.
+
+    Raises:
+        ConfigError: the name cannot be understood, or its key is not in the environment.
+    """
+    base_url, _, model = name.partition("#")
+    if not model or not urlsplit(base_url).netloc or urlsplit(base_url).scheme not in ("http", "https"):
+        raise ConfigError(f"model {redact(name)!r}: expected http://HOST/v1#MODEL, with the model's name behind the #")
+    if key_variable and key_variable not in os.environ:
+        raise ConfigError(f"model {redact(name)!r}: the environment variable {key_variable} is not set")
+    # Never OPENAI_API_KEY by itself: it would send OpenAI's key to whoever runs this address.
+    return base_url, model, os.environ.get(key_variable or KEY_VARIABLE, "")

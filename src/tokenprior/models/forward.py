@@ -13,17 +13,15 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import os
 import re
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit
 
-from tokenprior.errors import ConfigError, ModelError
-from tokenprior.models.base import CallFailed, Reply, Request, refusal
+from tokenprior.errors import ModelError
+from tokenprior.models.base import STOPS, CallFailed, Reply, Request, address_of, refusal
 from tokenprior.redact import redact
 from tokenprior.rollout import Message, StopReason, ToolCall, Usage
 from tokenprior.text import shorten
@@ -31,10 +29,8 @@ from tokenprior.text import shorten
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
 
-KEY_VARIABLE = "TOKENPRIOR_API_KEY"
 MOST_BYTES = 50_000_000  # of one reply
 
-_STOPS = {"length": StopReason.LENGTH, "content_filter": StopReason.FILTERED}
 _NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "credit_balance_exhausted"}
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
@@ -75,15 +71,7 @@ class ForwardModel:
         Raises:
             ConfigError: the name cannot be understood, or its key is not in the environment.
         """
-        base_url, _, model = name.partition("#")
-        if not model or not urlsplit(base_url).netloc or urlsplit(base_url).scheme not in ("http", "https"):
-            raise ConfigError(
-                f"model {redact(name)!r}: expected http://HOST/v1#MODEL, with the model's name, or *, behind the #"
-            )
-        if key_variable and key_variable not in os.environ:
-            raise ConfigError(f"model {redact(name)!r}: the environment variable {key_variable} is not set")
-        # Never OPENAI_API_KEY by itself: it would send OpenAI's key to whoever runs this address.
-        key = os.environ.get(key_variable or KEY_VARIABLE, "")
+        base_url, _, key = address_of(name, key_variable)
         return cls(base_url, name=name, key=key, count_streams=count_streams)
 
     @property
@@ -111,7 +99,7 @@ class ForwardModel:
             raise self._mapped(error, told, request.timeout_s) from error
         return Reply(
             text=reply.text,
-            stop=_STOPS.get(reply.finish, StopReason.DONE),
+            stop=STOPS.get(reply.finish, StopReason.DONE),
             usage=reply.usage,
             latency_s=time.monotonic() - started,
             tool_calls=tuple(ToolCall(**call) for _, call in sorted(reply.calls.items()) if call["name"]),

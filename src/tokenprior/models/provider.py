@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import socket
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from tokenprior.errors import ConfigError, ModelError
-from tokenprior.models.base import CallFailed, Reply, Request, refusal
+from tokenprior.models.base import STOPS, CallFailed, Reply, Request, address_of, refusal
 from tokenprior.models.base import retry_after_s as retry_after_s
 from tokenprior.redact import redact
 from tokenprior.rollout import Message, StopReason, ToolCall, Usage
@@ -22,10 +20,6 @@ from tokenprior.text import shorten
 if TYPE_CHECKING:
     from pydantic_ai.messages import ModelResponse
     from pydantic_ai.models import Model as ProviderSideModel
-
-KEY_VARIABLE = "TOKENPRIOR_API_KEY"
-
-_STOPS = {"length": StopReason.LENGTH, "content_filter": StopReason.FILTERED}
 
 
 class ProviderModel:
@@ -64,18 +58,10 @@ class ProviderModel:
         from pydantic_ai.models.openai import OpenAIChatModel
         from pydantic_ai.providers.openai import OpenAIProvider
 
-        base_url, _, model = name.partition("#")
-        if not model or not urlsplit(base_url).netloc or urlsplit(base_url).scheme not in ("http", "https"):
-            raise ConfigError(
-                f"model {redact(name)!r}: expected http://HOST/v1#MODEL, with the model's name behind the #"
-            )
-        if key_variable and key_variable not in os.environ:
-            raise ConfigError(f"model {redact(name)!r}: the environment variable {key_variable} is not set")
-        # Never OPENAI_API_KEY here: it would send OpenAI's key to whoever runs this address.
-        key = os.environ.get(key_variable or KEY_VARIABLE) or "none"
+        base_url, model, key = address_of(name, key_variable)
         client = AsyncOpenAI(
             base_url=base_url,
-            api_key=key,
+            api_key=key or "none",
             max_retries=0,
             http_client=DefaultAioHttpClient(),
             # The client takes these two from the environment, and would tell them to any address.
@@ -204,7 +190,7 @@ def _reply(response: ModelResponse, latency_s: float) -> Reply:
     more = any(not isinstance(part, TextPart | ToolCallPart) for part in response.parts)
     return Reply(
         text=response.text or "",
-        stop=_STOPS.get(str(response.finish_reason), StopReason.DONE),
+        stop=STOPS.get(str(response.finish_reason), StopReason.DONE),
         usage=Usage(
             calls=1,
             input_tokens=used.input_tokens or 0,
