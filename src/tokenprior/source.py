@@ -76,7 +76,7 @@ def is_async(call: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004
 
 
-async def in_thread(function: Callable[..., Any], **arguments: Any) -> Any:
+async def in_thread(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     """Call a function of the user's in a thread of its own. What it raises is raised here, `SystemExit` too.
 
     Not by `asyncio.to_thread`: functions that never end would fill its pool, and the program could not end before them.
@@ -91,7 +91,7 @@ async def in_thread(function: Callable[..., Any], **arguments: Any) -> Any:
 
     def run() -> None:
         try:
-            ended: tuple[Any, BaseException | None] = (function(**arguments), None)
+            ended: tuple[Any, BaseException | None] = (function(*arguments, **named), None)
         except BaseException as error:
             ended = (None, error)
         with suppress(RuntimeError):  # the loop is closed, nobody waits any more

@@ -11,12 +11,10 @@ runs in this process with all its rights, and a thread cannot be killed, so what
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
-import threading
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -30,7 +28,7 @@ from tokenprior.models.base import CallFailed, Phase
 from tokenprior.prior import TokenPrior
 from tokenprior.redact import redact
 from tokenprior.rollout import Failure, Message, Rollout, StopReason, Usage
-from tokenprior.source import code_hash, is_async, load_function, own_fingerprint
+from tokenprior.source import code_hash, in_thread, is_async, load_function, own_fingerprint
 from tokenprior.task import Task, content_hash
 from tokenprior.text import shorten
 
@@ -252,34 +250,13 @@ async def _called(function: Callable[..., Any], arguments: tuple[Any, ...]) -> _
     try:
         if is_async(function):
             return await function(*arguments), None
-        result, error = await _in_thread(function, arguments)
-        return (await result if inspect.isawaitable(result) else result), error
+        result = await in_thread(function, *arguments)
+        return (await result if inspect.isawaitable(result) else result), None
     except (Exception, SystemExit, asyncio.CancelledError) as error:
         current = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError) and current is not None and current.cancelling():
             raise
         return None, error
-
-
-def _in_thread(function: Callable[..., Any], arguments: tuple[Any, ...]) -> asyncio.Future[_Result]:
-    # Not `to_thread`: functions that never end would fill its pool, and the program could not end before them.
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[_Result] = loop.create_future()
-
-    def settle(result: _Result) -> None:
-        if not future.done():
-            future.set_result(result)
-
-    def run() -> None:
-        try:
-            made: _Result = (function(*arguments), None)
-        except BaseException as error:
-            made = (None, error)
-        with suppress(RuntimeError):  # the loop is closed, nobody waits any more
-            loop.call_soon_threadsafe(settle, made)
-
-    threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True).start()
-    return future
 
 
 def _raised(error: BaseException) -> Failure:
