@@ -22,7 +22,7 @@ from tokenprior.store.versions import LibraryVersion, versions
 from tokenprior.store.writer import Writer
 from tokenprior.text import shorten
 
-NEWEST = "0003"
+NEWEST = "0004"
 
 
 def open_store(where: str | Path) -> Store:

@@ -56,6 +56,8 @@ calls = Table(
     Column("sent_at", Float, nullable=False),
     UniqueConstraint("run", "key", "request_hash", "attempt"),
     Index("ix_calls_replay", "name", "key", "request_hash", "state"),
+    # What a run took, added up without reading prompts and replies.
+    Index("ix_calls_spent", "run", "state", "input_tokens", "output_tokens", "cached_tokens", "cost_usd"),
 )
 
 tool_calls = Table(
@@ -157,4 +159,44 @@ evaluations = Table(
     Column("library_version", String(12), nullable=False),
     Column("report", Text, nullable=False),
     PrimaryKeyConstraint("run", "arm"),
+)
+
+edits = Table(
+    "edits",
+    metadata,
+    Column("run", String(80), nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("author", String(80), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("operations", Text, nullable=False),
+    Column("before_version", String(12), nullable=False),
+    Column("edited_version", String(12), nullable=False),
+    Column("edited", Text, nullable=False),  # the library that came of it
+    Column("edited_at", Float, nullable=False),
+    PrimaryKeyConstraint("run", "sequence"),
+)
+
+# Requests of the world outside that a library stood before, or was held back from.
+served = Table(
+    "served",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("reply_id", String(255), index=True),  # as the endpoint called its reply
+    Column("library", String(64), nullable=False),  # the name that it is served under
+    Column("version", String(12), nullable=False),  # of a request held out: what it would have seen
+    Column("held_out", Integer, nullable=False),
+    Column("share", Float, nullable=False),  # of the requests that were held out at that time
+    Column("unit", String(40), nullable=False),  # what was drawn by lot: the request, or the user it came from
+    Column("source", String(8), nullable=False),  # proxy, mcp
+    Column("model", String(255), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("input_tokens", Integer, nullable=False),
+    Column("output_tokens", Integer, nullable=False),
+    Column("latency_s", Float, nullable=False),
+    Column("served_at", Float, nullable=False),
+    Column("task", String(255)),
+    Column("exchange", Text),  # messages and output, where that was allowed
+    Column("reward", Text),
+    Column("rewarded_at", Float),
+    Index("ix_served_effect", "library", "version", "held_out"),
 )
