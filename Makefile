@@ -19,7 +19,7 @@ test: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer found: install one, or say make PYTHON=/path/to/python3"; exit 1; }
@@ -29,8 +29,11 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[local]'
 	@touch $@
 
-$(VENV)/.test: pyproject.toml | $(BIN)/python
+$(VENV)/.test: pyproject.toml tests/node/package.json | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@if command -v npm >/dev/null 2>&1; then cd tests/node && npm install --silent --no-package-lock --no-audit --no-fund; \
+	else echo "npm is not here: tests of the Node client and of accessibility are skipped"; fi
+	@command -v chromium >/dev/null 2>&1 || echo "chromium is not here: tests of the pages are skipped"
 	@touch $@
 
 clean:
