@@ -24,6 +24,7 @@ from tokenprior.agents.base import AttemptLimits
 from tokenprior.agents.seat import Refused, Seat
 from tokenprior.errors import ConfigError
 from tokenprior.models.base import CallFailed, CallKey, Model, Phase, Reply, Request
+from tokenprior.placement import conditioned
 from tokenprior.prior import TokenPrior
 from tokenprior.redact import redact
 from tokenprior.rollout import Message, StopReason
@@ -130,7 +131,7 @@ class Gateway:
 
     async def _chat(self, http: web.Request) -> web.StreamResponse:
         seat = self._seat_of(http)
-        body = conditioned(await _body_of(http), seat.prior)
+        body = _conditioned(await _body_of(http), seat.prior)
         messages = _messages(body)
         seat.admit()
         stream = _Stream(http)
@@ -269,27 +270,11 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON value")
 
 
-def conditioned(body: dict[str, Any], prior: TokenPrior) -> dict[str, Any]:
-    """The request with the prior where `TokenPrior.conditioned` has it, and nothing else changed."""
-    if not prior.text:
-        return body
-    messages = list(body["messages"])
-    for place, message in enumerate(messages):
-        if not isinstance(message, dict) or message.get("role") not in ("system", "developer"):
-            continue
-        content = message.get("content")
-        if isinstance(content, list):
-            # Servers join parts with nothing in between.
-            part = {"type": "text", "text": ("\n\n" if content else "") + prior.text}
-            messages[place] = message | {"content": [*content, part]}
-        elif content is None or isinstance(content, str):
-            messages[place] = message | {"content": prior.conditioned(content or "")}
-        else:
-            raise Refused(400, f"messages[{place}].content must be a text or a list of parts", "invalid_messages")
-        break
-    else:
-        messages.insert(0, {"role": "system", "content": prior.text})
-    return body | {"messages": messages}
+def _conditioned(body: dict[str, Any], prior: TokenPrior) -> dict[str, Any]:
+    try:
+        return conditioned("chat", body, prior)
+    except ValueError as error:
+        raise Refused(400, str(error), "invalid_messages") from error
 
 
 def _messages(body: dict[str, Any]) -> tuple[Message, ...]:
