@@ -91,6 +91,7 @@ class ArmReport:
         return {
             "arm": self.arm,
             "library_version": self.library_version,
+            "prior": self.prior,
             "experiences": self.experiences,
             "omitted": self.omitted,
             "score": interval_json(self.score),

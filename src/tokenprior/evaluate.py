@@ -134,7 +134,7 @@ async def compare(
         await record.save_evaluation(report.arm, report.library_version, report.to_json())
     constant = best_constant(done)
     stopped_after = (len(done), len(tasks)) if len(done) < len(tasks) else None
-    return Comparison(
+    comparison = Comparison(
         arms=tuple(reports),
         differences=differ(reports, design, controls=controls, constant=constant, stopped_after=stopped_after),
         constant=constant,
@@ -142,6 +142,8 @@ async def compare(
         tasks_done=len(done),
         tasks_total=len(tasks),
     )
+    await record.save_comparison(comparison.to_json())
+    return comparison
 
 
 def _looks(tasks: Sequence[Task], attempts: int, design: Design) -> list[list[Task]]:
