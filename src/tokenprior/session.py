@@ -28,9 +28,9 @@ from tokenprior.load import load_tasks
 from tokenprior.logs import LoggedTask, load_logs
 from tokenprior.models.budget import Budget
 from tokenprior.models.connect import Connections
-from tokenprior.progress import OnProgress, Tracker
+from tokenprior.progress import OnProgress, Progress, Tracker
 from tokenprior.prove import Gate
-from tokenprior.store import Store, open_store
+from tokenprior.store import RunStore, Store, open_store
 from tokenprior.task import Split, Task, TaskSet, content_hash
 from tokenprior.tips import tips
 from tokenprior.tools import Tool, make_tools
@@ -288,6 +288,14 @@ class Session:
             guard=LeakGuard(practice if config.ground_truth else [replace(task, answer=None) for task in practice]),
         )
 
+    def _telling(self, record: RunStore) -> OnProgress:
+        def tell(progress: Progress) -> None:
+            record.note(progress)
+            if self.on_progress:
+                self.on_progress(progress)
+
+        return tell
+
     @asynccontextmanager
     async def _open(self, run: str, kind: str) -> AsyncIterator[Live]:
         config = self.config
@@ -305,7 +313,7 @@ class Session:
                 on_pull=self.on_pull,
             )
             async with connections, Live(config, record, connections, self.split, self.logged, self.tools) as live:
-                live.tracker = Tracker(self.on_progress, lambda: budget.spent)
+                live.tracker = Tracker(self._telling(record), lambda: budget.spent)
                 yield live
             state, detail = ("stopped", live.stopped) if live.stopped else ("done", "")
         except BudgetReached as reached:

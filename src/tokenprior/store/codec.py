@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from tokenprior.advantage import Advantage
@@ -12,6 +13,8 @@ from tokenprior.redact import redact
 from tokenprior.reward import Reward
 from tokenprior.rollout import Failure, Message, Rollout, StopReason, Usage
 from tokenprior.tools.base import ToolResult
+
+MOST_TROUBLE = 80  # characters
 
 
 def dumps(value: Any) -> str:
@@ -87,6 +90,21 @@ def reward_to_json(reward: Reward) -> dict[str, Any]:
 
 def reward_from_json(value: dict[str, Any]) -> Reward:
     return Reward(**value)
+
+
+def figures_of(rollout: Mapping[str, Any], reward: Mapping[str, Any] | None) -> tuple[float | None, str | None]:
+    """The number of an attempt's reward, or in a few words why it has none; neither before it was judged.
+
+    Args:
+        rollout, reward: as JSON values.
+    """
+    if rollout["failure"]:
+        return None, f"failed: {rollout['failure'][0]}"[:MOST_TROUBLE]
+    if reward is None:
+        return None, None
+    value: float | None = reward["value"]
+    # What stands behind a colon is the single case.
+    return value, f"unscored: {plain(reward['reason']).split(':', 1)[0]}"[:MOST_TROUBLE] if value is None else None
 
 
 def observation_to_json(one: Observation) -> list[Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -19,8 +20,10 @@ from tokenprior.store import codec, schema
 from tokenprior.store.lock import RunLock
 from tokenprior.store.record import RunRecord, RunStore
 from tokenprior.store.versions import LibraryVersion, versions
-from tokenprior.store.writer import Writer
+from tokenprior.store.writer import Writer, store_error
 from tokenprior.text import shorten
+
+T = TypeVar("T")
 
 NEWEST = "0004"
 
@@ -74,6 +77,19 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA synchronous = FULL")
 
 
+def _reading_engine(path: Path) -> sa.Engine:
+    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
+
+    def set_up(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA busy_timeout = 30000")
+        connection.execute("PRAGMA query_only = ON")
+
+    sa.event.listen(engine, "connect", set_up)
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN DEFERRED"))
+    return engine
+
+
 def _migrate(engine: sa.Engine, shown: str) -> None:
     with engine.connect() as connection:
         with connection.begin():
@@ -104,12 +120,31 @@ class Store:
 
     def __init__(self, engine: sa.Engine, path: Path | None, shown: str) -> None:
         self._engine, self._path, self._shown = engine, path, shown
+        self._reading = _reading_engine(path) if path else engine
         self.writer = Writer(engine, shown)
 
     def close(self) -> None:
         """Finish what was asked for and close."""
         self.writer.close()
+        self._reading.dispose()
         self._engine.dispose()
+
+    def read(self, operation: Callable[[sa.Connection], T]) -> T:
+        """Look something up, in one transaction that sees all that was committed before it began.
+
+        SQLite has a connection for it that takes no lock from whoever writes, in this process or another, and cannot
+        write itself.
+
+        Raises:
+            StoreError: it cannot be read, or is closed.
+        """
+        if self.writer.closed:
+            raise StoreError(f"{self._shown}: the store is closed")
+        try:
+            with self._reading.connect() as connection, connection.begin():
+                return operation(connection)
+        except SQLAlchemyError as error:
+            raise store_error(self._shown, error) from error
 
     def __enter__(self) -> Store:
         return self
@@ -175,7 +210,7 @@ class Store:
             rows = connection.execute(sa.select(schema.runs).order_by(schema.runs.c.created_at.desc()))
             return [RunRecord.of(row._mapping) for row in rows]
 
-        return self.writer.run_now(read)
+        return self.read(read)
 
     def find_run(self, run: str) -> RunRecord:
         """The run of this id, else the newest of this name, else the newest whose id begins so.
@@ -233,7 +268,7 @@ class Store:
                 return connection.execute(query.order_by(trials.step.desc()).limit(1)).scalar()
             return None
 
-        found = self.writer.run_now(read)
+        found = self.read(read)
         if found is not None:
             return Library.from_json(json.loads(found))
         start = next((record.start for record in self.runs() if record.id == run), Library())
@@ -280,7 +315,7 @@ class Store:
         """
         source = schema.metadata.tables[table]
         texts = {"rollout", "reward", "advantage", "library", "report", "operation", "reply", "request", "result"}
-        texts |= {"shipped", "observations", "candidate", "figures", "arguments"}
+        texts |= {"shipped", "observations", "candidate", "figures", "arguments", "comparison"}
 
         def read(connection: sa.Connection) -> list[dict[str, Any]]:
             query = sa.select(source).where(source.c.run == run, *where).order_by(*source.primary_key.columns)
@@ -288,5 +323,5 @@ class Store:
 
         return [
             {key: json.loads(value) if key in texts and value is not None else value for key, value in row.items()}
-            for row in self.writer.run_now(read)
+            for row in self.read(read)
         ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -20,6 +20,7 @@ from tokenprior.effects import Observation
 from tokenprior.library import Applied, Library
 from tokenprior.models.base import Phase, Reply, Request
 from tokenprior.operation import to_json
+from tokenprior.progress import Progress
 from tokenprior.redact import redact
 from tokenprior.reward import Reward
 from tokenprior.rollout import Rollout, Usage
@@ -30,6 +31,8 @@ from tokenprior.task import content_hash
 from tokenprior.tools.base import ToolResult
 from tokenprior.trial import Trial
 
+NOTE_EVERY_S = 1.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
@@ -38,6 +41,8 @@ class RunRecord:
     Attributes:
         state: `running`, `done`, `stopped` (budget or Ctrl-C; goes on with the same command) or `failed`.
         start: the library that it began with.
+        updated_at: when it was last known to be alive; of a run that has ended, when it did.
+        progress: the last snapshot of a run that is on its way, as `Progress` has it; empty before there is one.
     """
 
     id: str
@@ -49,11 +54,13 @@ class RunRecord:
     created_at: float
     updated_at: float
     start: Library
+    progress: dict[str, Any]
 
     @classmethod
     def of(cls, row: Mapping[Any, Any]) -> RunRecord:
         start = Library.from_json(json.loads(row["start"])) if row["start"] else Library()
-        return cls(**{**row, "config": json.loads(row["config"]), "start": start})
+        progress = json.loads(row["progress"]) if row["progress"] else {}
+        return cls(**{**row, "config": json.loads(row["config"]), "start": start, "progress": progress})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +85,7 @@ class RunStore:
 
     def __init__(self, writer: Writer, run: str, name: str, lock: RunLock) -> None:
         self._writer, self.run, self.name, self._lock = writer, run, name, lock
+        self._noted = ("", 0.0)
 
     def close(self, state: str, detail: str = "") -> None:
         """Note how the run ended, and let go of it."""
@@ -90,6 +98,16 @@ class RunStore:
             self._writer.run_now(write)
         finally:
             self._lock.release()
+
+    def note(self, progress: Progress) -> None:
+        """Leave word of where the run stands, about once a second; nobody waits for it."""
+        now = time.monotonic()
+        if progress.phase == self._noted[0] and now - self._noted[1] < NOTE_EVERY_S:
+            return
+        self._noted = (progress.phase, now)
+        values = {"progress": codec.dumps(asdict(progress)), "updated_at": time.time()}
+        where = schema.runs.c.id == self.run
+        self._writer.leave(lambda connection: connection.execute(schema.runs.update().where(where).values(values)))
 
     def spent(self) -> Usage:
         """What this run has used so far, calls in doubt included at what they had reserved."""
@@ -153,6 +171,8 @@ class RunStore:
                     attempt=attempt,
                     model=redact(model),
                     state="sent",
+                    phase=request.key.phase,
+                    step=request.key.step,
                     request=codec.dumps(codec.redacted(request.content())),
                     input_tokens=reserved.input_tokens,
                     output_tokens=reserved.output_tokens,
@@ -263,11 +283,16 @@ class RunStore:
             "attempt": rollout.index,
             "input_hash": input_hash,
         }
+        attempt = codec.rollout_to_json(rollout)
+        judged = codec.reward_to_json(reward) if reward else None
+        value, trouble = codec.figures_of(attempt, judged)
         values = {
             "name": self.name,
-            "rollout": codec.dumps(codec.rollout_to_json(rollout)),
+            "rollout": codec.dumps(attempt),
             "verifier": verifier,
-            "reward": codec.dumps(codec.reward_to_json(reward)) if reward else None,
+            "reward": codec.dumps(judged) if judged else None,
+            "reward_value": value,
+            "trouble": trouble,
         }
         await self._writer.run(lambda connection: _put(connection, schema.rollouts, key, values))
 
@@ -341,6 +366,12 @@ class RunStore:
         values = {"library_version": library_version, "report": codec.dumps(report)}
         key = {"run": self.run, "arm": arm}
         await self._writer.run(lambda connection: _put(connection, schema.evaluations, key, values))
+
+    async def save_comparison(self, comparison: Mapping[str, Any]) -> None:
+        """Keep what a comparison found, as `Comparison.to_json` gives it; of the arms their names, in order."""
+        value = {**comparison, "arms": [arm["arm"] for arm in comparison["arms"]]}
+        values = {"comparison": codec.dumps(value)}
+        await self._writer.run(lambda connection: _put(connection, schema.comparisons, {"run": self.run}, values))
 
 
 def _request_hash(model: str, request: Request) -> str:

@@ -32,6 +32,7 @@ runs = Table(
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
     Column("start", Text),  # the library that it began with, unless that was empty
+    Column("progress", Text),  # the last snapshot, while it runs
 )
 
 calls = Table(
@@ -54,10 +55,15 @@ calls = Table(
     Column("cost_usd", Float),
     Column("latency_s", Float),
     Column("sent_at", Float, nullable=False),
+    Column("phase", String(16), nullable=False, server_default=""),  # as in the key
+    Column("step", Integer, nullable=False, server_default="0"),
     UniqueConstraint("run", "key", "request_hash", "attempt"),
     Index("ix_calls_replay", "name", "key", "request_hash", "state"),
+    Index("ix_calls_order", "run", "id"),
     # What a run took, added up without reading prompts and replies.
-    Index("ix_calls_spent", "run", "state", "input_tokens", "output_tokens", "cached_tokens", "cost_usd"),
+    Index(
+        "ix_calls_spent", "run", "phase", "step", "state", "input_tokens", "output_tokens", "cached_tokens", "cost_usd"
+    ),
 )
 
 tool_calls = Table(
@@ -87,8 +93,12 @@ rollouts = Table(
     Column("rollout", Text, nullable=False),
     Column("verifier", String(20)),
     Column("reward", Text),
+    Column("reward_value", Float),  # the number in it
+    Column("trouble", String(80)),  # why there is none: `failed: KIND` or `unscored: REASON`
     PrimaryKeyConstraint("run", "phase", "step", "task", "attempt", "input_hash"),
     Index("ix_rollouts_replay", "name", "phase", "step", "task", "attempt", "input_hash"),
+    # Attempts counted and averaged without reading their texts.
+    Index("ix_rollouts_figures", "run", "phase", "step", "task", "attempt", "reward_value", "trouble"),
 )
 
 advantages = Table(
@@ -159,6 +169,13 @@ evaluations = Table(
     Column("library_version", String(12), nullable=False),
     Column("report", Text, nullable=False),
     PrimaryKeyConstraint("run", "arm"),
+)
+
+comparisons = Table(
+    "comparisons",
+    metadata,
+    Column("run", String(80), primary_key=True),
+    Column("comparison", Text, nullable=False),  # all of it but the arms, whose reports stand in `evaluations`
 )
 
 edits = Table(

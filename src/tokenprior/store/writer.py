@@ -48,6 +48,14 @@ class Writer:
         """The same for a caller without an event loop."""
         return self._put(operation).result()
 
+    def leave(self, operation: Operation) -> None:
+        """The same for a caller who does not wait: whether it went well is told to nobody."""
+        self._put(operation)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def _put(self, operation: Callable[[Connection], T]) -> Future[T]:
         if self._closed:
             raise StoreError(f"{self._where}: the store is closed")
@@ -88,22 +96,28 @@ class Writer:
                 for one in batch:
                     self._commit(connection, [one])
                 return
-            _settle(batch[0][1], error=error if isinstance(error, TokenpriorError) else self._said(error))
+            _settle(batch[0][1], error=error if isinstance(error, TokenpriorError) else store_error(self._where, error))
             return
         for (_, future), result in zip(batch, results, strict=True):
             _settle(future, result=result)
 
-    def _said(self, error: Exception) -> StoreError:
-        cause = getattr(error, "orig", None) or error
-        text = str(cause).casefold()
-        advice = ""
-        if "readonly" in text or "read-only" in text:
-            advice = ": make the file and its folder writable"
-        elif "full" in text:
-            advice = ": free some space; what was written before is safe, and the same command goes on"
-        made = StoreError(f"{self._where}: {shorten(cause, 200)}{advice}")
-        made.__cause__ = error
-        return made
+
+def store_error(where: str, error: Exception) -> StoreError:
+    """What a database said, as an error of ours.
+
+    Args:
+        where: the store, as it may be shown.
+    """
+    cause = getattr(error, "orig", None) or error
+    text = str(cause).casefold()
+    advice = ""
+    if "readonly" in text or "read-only" in text:
+        advice = ": make the file and its folder writable"
+    elif "full" in text:
+        advice = ": free some space; what was written before is safe, and the same command goes on"
+    made = StoreError(f"{where}: {shorten(cause, 200)}{advice}")
+    made.__cause__ = error
+    return made
 
 
 def _settle(future: Future[Any], *, result: Any = None, error: Exception | None = None) -> None:
