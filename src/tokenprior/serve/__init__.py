@@ -1,0 +1,1 @@
+"""Doors that stay open: the proxy, and what else is served."""
