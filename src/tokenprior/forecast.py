@@ -11,6 +11,7 @@ from tokenprior.library import estimate_tokens
 from tokenprior.models.prices import priced
 from tokenprior.rollout import Usage
 from tokenprior.task import Task
+from tokenprior.verifiers import asks_a_model
 
 PROMPT_WORDS = 600  # tokens of the fixed words of a learning prompt, rounded up
 TURN_TOKENS = 2_048  # of one call of a program that says nothing of its own limit
@@ -62,7 +63,7 @@ def forecast(config: Config, tasks: Sequence[Task], gate_tasks: Sequence[Task] =
     prices = {name: settings.price for name, settings in config.prices.items()}
     usage = priced(policy, agent.model, prices) if agent.model else Usage(cost_usd=None)
     usage += priced(learner, config.learning_model, prices)
-    if config.verifier.get("kind") == "judge":
+    if asks_a_model(config.verifier):
         asked = 2 * rollouts
         calls += asked
         judging = Usage(

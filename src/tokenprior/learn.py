@@ -121,6 +121,11 @@ def require_tasks(tasks: Sequence[Task], gate_tasks: Sequence[Task], config: Lea
     """Raises ConfigError if there is nothing to practise on, or nothing to try candidates on."""
     if not tasks:
         raise ConfigError("learn: no tasks to practise on")
+    require_gate_tasks(gate_tasks, config)
+
+
+def require_gate_tasks(gate_tasks: Sequence[Task], config: LearnConfig) -> None:
+    """Raises ConfigError if there is nothing to try candidates on, and they are to be tried."""
     if config.gate != "none" and not gate_tasks:
         raise ConfigError(
             f"learn.gate is {config.gate!r}, but there are no gate tasks: set tasks.split.gate (about 40 of them), or "

@@ -30,7 +30,7 @@ from tokenprior.source import code_hash, load_function, own_fingerprint
 from tokenprior.store import RunStore
 from tokenprior.task import Split
 from tokenprior.tools import Tool
-from tokenprior.verifiers import make_verifier
+from tokenprior.verifiers import asks_a_model, make_verifier
 from tokenprior.verifiers.base import Verifier
 
 
@@ -65,7 +65,7 @@ class Live:
     async def __aenter__(self) -> Live:
         config, connect = self._config, self._connections.model
         self.learner = await connect(config.learning_model)
-        judges = config.verifier.get("kind") == "judge"
+        judges = asks_a_model(config.verifier)
         judge = await connect(config.judge or config.learning_model) if judges else None
         self.verifier = make_verifier(
             config.verifier, model=judge, tasks=self._split.every, folder=config.folder, logged=self._logged

@@ -34,8 +34,9 @@ from tokenprior.store import RunStore, Store, open_store
 from tokenprior.task import Split, Task, TaskSet, content_hash
 from tokenprior.tips import tips
 from tokenprior.tools import Tool, make_tools
-from tokenprior.verifiers import make_verifier
+from tokenprior.verifiers import asks_a_model, make_verifier
 from tokenprior.verifiers.base import Verifier
+from tokenprior.verifiers.recorded import Recorded
 
 OnPull = Callable[[str, int, int], None]
 
@@ -131,6 +132,8 @@ class Session:
             described["code"] = code
         if self.logged:
             described["logs"] = LoggedAgent(self.logged).fingerprint
+            if verifier is None and config.verifier["kind"] == "recorded":
+                described["rewards"] = Recorded(self.logged).fingerprint
         if kind == "learn":
             learn = self._learning
             ungated = {"gate_k", "gate_error", "gate_parts"} if learn.gate == "none" else set()
@@ -166,7 +169,7 @@ class Session:
         """The verifier, unless it needs a model, which is connected only within a run."""
         return (
             None
-            if self.config.verifier.get("kind") == "judge"
+            if asks_a_model(self.config.verifier)
             else make_verifier(
                 self.config.verifier, tasks=self.split.every, folder=self.config.folder, logged=self.logged
             )
@@ -331,15 +334,22 @@ class Session:
 
 @asynccontextmanager
 async def session(
-    config: Config, *, on_progress: OnProgress | None = None, on_pull: OnPull | None = None
+    config: Config,
+    *,
+    logged: Sequence[LoggedTask] | None = None,
+    on_progress: OnProgress | None = None,
+    on_pull: OnPull | None = None,
 ) -> AsyncIterator[Session]:
     """Open a config.
+
+    Args:
+        logged: attempts to practise on, in place of all that its logs hold.
 
     Raises:
         DataError, ConfigError: the tasks or a setting are wrong, or a tool cannot be had.
         StoreError: the store cannot be opened.
     """
-    logged = read_logs(config)
+    logged = read_logs(config) if logged is None else tuple(logged)
     split = read_tasks(config, logged)
     tools: tuple[Tool, ...] = ()
     if isinstance(config.agent, ToolsSettings):

@@ -54,12 +54,12 @@ def _check(config: Config) -> None:
     from tokenprior.errors import TokenpriorError
     from tokenprior.models.base import CallFailed
     from tokenprior.session import read_logs, read_tasks
-    from tokenprior.verifiers import make_verifier
+    from tokenprior.verifiers import asks_a_model, make_verifier
 
     logged = read_logs(config)
     split = read_tasks(config, logged)
     print(f"tasks: {len(split.practice)} practice, {len(split.gate)} gate, {len(split.held_out)} held out")
-    if config.verifier.get("kind") != "judge":
+    if not asks_a_model(config.verifier):
         make_verifier(config.verifier, tasks=split.every, folder=config.folder, logged=logged)
         print(f"verifier: {config.verifier['kind']}")
     for line in asyncio.run(_agent(config)):

@@ -5,7 +5,8 @@ All options of a kind are the fields of its dataclass, which also hold their def
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -41,6 +42,7 @@ __all__ = [
     "Sql",
     "Take",
     "Verifier",
+    "asks_a_model",
     "make_verifier",
 ]
 
@@ -71,7 +73,8 @@ def make_verifier(
 
     Args:
         spec: `kind` (exact, choice, number, contains, regex, math, json_schema, judge, sql, function or recorded) and
-            any options of that kind, such as `{"kind": "exact", "take": "last_line"}`.
+            any options of that kind, such as `{"kind": "exact", "take": "last_line"}`. The one option of `recorded` is
+            `otherwise`, another such spec, for attempts that no log holds.
         model: the judge of kind `judge`.
         tasks: where a `choice` without options takes them from: the answers of all tasks, sorted.
         folder: where the files of a `function` or of `sql` are looked for.
@@ -88,7 +91,7 @@ def make_verifier(
     if made is Recorded:
         if not logged:
             raise ConfigError("verifier recorded: gives the rewards of logs, and there are none: set `logs`")
-        return Recorded(logged)
+        return _recorded(spec, logged, partial(make_verifier, model=model, tasks=tasks, folder=folder))
     given = dict(spec)
     if made is Choice and "options" not in given and tasks is not None:
         given["options"] = sorted({answer for task in tasks for answer in task.accepted})
@@ -108,6 +111,26 @@ def make_verifier(
         raise ConfigError("verifier judge: needs a model; name one for the judge")
     verifier: Verifier = made(**options)
     return verifier
+
+
+def asks_a_model(spec: Mapping[str, Any]) -> bool:
+    """Whether the verifier that a config names needs a judge."""
+    otherwise = spec.get("otherwise")
+    return "judge" in (spec.get("kind"), otherwise.get("kind") if isinstance(otherwise, Mapping) else otherwise)
+
+
+def _recorded(
+    spec: Mapping[str, Any], logged: Sequence[LoggedTask], make: Callable[[Mapping[str, Any]], Verifier]
+) -> Recorded:
+    if unknown := sorted(set(spec) - {"kind", "otherwise"}):
+        raise ConfigError(f"verifier recorded: unknown option {unknown[0]!r}: expected otherwise, or none")
+    otherwise = spec.get("otherwise")
+    if otherwise is None:
+        return Recorded(logged)
+    inner = {"kind": otherwise} if isinstance(otherwise, str) else otherwise
+    if not isinstance(inner, Mapping) or inner.get("kind") == "recorded":
+        raise ConfigError("verifier recorded: otherwise is the verifier of attempts that no log holds, such as exact")
+    return Recorded(logged, otherwise=make(inner))
 
 
 def _read(what: str, key: str, value: Any, hint: Any) -> Any:
