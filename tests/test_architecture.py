@@ -27,7 +27,7 @@ MODULES = {
 NOUNS = {
     "task", "rollout", "reward", "group", "advantage", "experience", "operation", "library", "prior", "epoch",
     "reply", "statistics", "sequential", "redact", "progress", "arm", "comparison", "controls",
-    "effects", "trial", "relevance", "placement", "text", "served",
+    "effects", "trial", "plot", "display", "relevance", "placement", "text", "served", "private",
 }  # fmt: skip
 VERBS = {
     "attempt", "contrast", "revise", "prove", "learn", "evaluate", "audit", "tips", "ask", "flow", "forecast",

@@ -1,8 +1,8 @@
 """Redact: keys and tokens never reach the store, a log, an export or an error message.
 
 Covered: the values of environment variables whose name says that they are secret, texts that look like a key of the
-common providers or a bearer token, and in addresses the user part and values of parameters named like a secret. Not
-covered: a secret that a user wrote into a task or a prompt.
+common providers, a bearer or JSON web token or a private key, and in addresses the user part and values of parameters
+named like a secret. Not covered: a secret that a user wrote into a task or a prompt.
 """
 
 from __future__ import annotations
@@ -11,13 +11,28 @@ import os
 import re
 
 _SECRET_NAME = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
-_LOOKS_SECRET = re.compile(
-    # With a digit somewhere, or `sk-learn-based` would be a key; looked for no further than a key is long, or a text of
-    # nothing but `sk-` takes a second for each 20 kB.
-    r"\b(?:sk|pk|rk|xai|gsk|hf|ghp|gho|pat)[-_](?=[A-Za-z_*.-]{0,100}\d)[A-Za-z0-9_*.-]{8,}|\bAIza[0-9A-Za-z_-]{20,}|\bBearer\s+[^\s\"']{8,}"
-)
-_URL_USER = re.compile(r"(?<=://)[^/?#\s\"']+(?=@)")
-_URL_VALUE = re.compile(
+# What keys look like, one pattern for each kind; `private.py` looks for the same ones.
+KEYS = {
+    "API key": re.compile(
+        # With a digit somewhere, or `sk-learn-based` would be a key; looked for no further than a key is long, or a
+        # text of nothing but `sk-` takes a second for each 20 kB.
+        r"\b(?:sk|pk|rk|xai|gsk|hf|gh[opsru]|github_pat|pat|glpat|xox[a-z]|xapp)[-_]"
+        r"(?=[A-Za-z_*.-]{0,100}\d)[A-Za-z0-9_*.-]{8,}"
+        r"|\bnpm_[A-Za-z0-9]{36}\b|\b(?:AIza|GOCSPX-|ya29\.)[0-9A-Za-z_-]{20,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
+        r"|(?<=hooks\.slack\.com/services/)[0-9A-Za-z/]{20,}"
+    ),
+    "token": re.compile(
+        r"\bBearer\s+[^\s\"']{8,}"
+        # A JSON web token. It begins where no such character stands before it, or `eyJ-eyJ-...` takes n squared steps.
+        r"|(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"
+    ),
+    "private key": re.compile(
+        r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY[A-Z ]{0,10}-----"
+        r"(?:[A-Za-z0-9+/=\s\\:,.]|-(?!-))*(?:-----END [A-Z ]{0,60}-----)?"
+    ),
+}
+URL_USER = re.compile(r"(?<=://)[^/?#\s\"']+(?=@)")
+URL_VALUE = re.compile(
     r"(?<=[?&])((?:[A-Za-z0-9_.-]*(?:key|token|secret|password|passwd|pwd)))=[^&#\s\"']+", re.IGNORECASE
 )
 
@@ -34,5 +49,6 @@ def without_own_secrets(text: str) -> str:
 def redact(text: str) -> str:
     """The text with every secret replaced by `[redacted]`."""
     text = without_own_secrets(text)
-    text = _URL_VALUE.sub(r"\1=[redacted]", _LOOKS_SECRET.sub("[redacted]", text))
-    return _URL_USER.sub("[redacted]", text)
+    for pattern in KEYS.values():
+        text = pattern.sub("[redacted]", text)
+    return URL_USER.sub("[redacted]", URL_VALUE.sub(r"\1=[redacted]", text))
