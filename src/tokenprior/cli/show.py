@@ -200,13 +200,30 @@ def library_of(what: str, store: str) -> Library:
     Args:
         what: a file, `RUN`, `RUN:STEP` or `RUN:VERSION`.
     """
-    from tokenprior.errors import ConfigError
     from tokenprior.exports import import_library
     from tokenprior.store import open_store
 
-    # What ends like a file is one, so that a misspelt file is not answered with a list of runs.
-    if Path(what).is_file() or Path(what).suffix in (".json", ".yaml", ".yml"):
+    if is_file(what):
         return import_library(what)
+    run, at = run_and_place(what)
+    with open_store(existing(store)) as opened:
+        return opened.library(opened.find_run(run).id, at)
+
+
+def is_file(what: str) -> bool:
+    """Whether a library's name means a file: what ends like one is one, so that a misspelt file is not answered with a
+    list of runs."""
+    return Path(what).is_file() or Path(what).suffix in (".json", ".yaml", ".yml")
+
+
+def run_and_place(what: str) -> tuple[str, int | str | None]:
+    """The run, and the step or version in `RUN:STEP` or `RUN:VERSION`, if there is one.
+
+    Raises:
+        ConfigError: what stands behind the colon is neither.
+    """
+    from tokenprior.errors import ConfigError
+
     run, colon, text = what.partition(":")
     at = place_of(text) if colon else None
     if colon and at is None:
@@ -214,8 +231,7 @@ def library_of(what: str, store: str) -> Library:
             f"{what}: expected RUN:STEP with a step from 0, RUN:VERSION with the beginning of a version, or a library "
             "file"
         )
-    with open_store(existing(store)) as opened:
-        return opened.library(opened.find_run(run).id, at)
+    return run, at
 
 
 def place_of(text: str) -> int | str | None:
