@@ -164,6 +164,12 @@ class Comparison:
     def stopped_early(self) -> bool:
         return self.tasks_done < self.tasks_total
 
+    def _repr_html_(self) -> str:
+        """For a notebook."""
+        from tokenprior.display import comparison_html
+
+        return comparison_html(self)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "format": "tokenprior-comparison-1",

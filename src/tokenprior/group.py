@@ -84,6 +84,12 @@ class Group:
             return "mixed"
         return "all_success" if min(values) >= success_at else "all_fail"
 
+    def _repr_html_(self) -> str:
+        """For a notebook."""
+        from tokenprior.display import group_html
+
+        return group_html(self)
+
     @property
     def distinct_outputs(self) -> int:
         """How many different outputs the attempts brought: what attempts can disagree about without any reward."""

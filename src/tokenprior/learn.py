@@ -59,6 +59,12 @@ class LearnResult:
     steps: tuple[dict[str, Any], ...]
     stopped: str | None = None
 
+    def _repr_html_(self) -> str:
+        """For a notebook."""
+        from tokenprior.display import learned_html
+
+        return learned_html(self.library, self.learning, self.steps, self.stopped)
+
 
 async def learn(
     tasks: Sequence[Task],

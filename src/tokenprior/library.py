@@ -211,6 +211,12 @@ class Library:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"not a library in tokenprior's JSON: {type(error).__name__} {error}") from error
 
+    def _repr_html_(self) -> str:
+        """For a notebook."""
+        from tokenprior.display import library_html
+
+        return library_html(self)
+
     def dumps(self) -> str:
         """The JSON text, the same bytes for the same library."""
         return json.dumps(self.to_json(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"

@@ -1,6 +1,11 @@
-"""Text: made short, with what was cut said."""
+"""Text: made short with what was cut said, and made visible."""
 
 from __future__ import annotations
+
+import re
+
+# Control characters, characters of no width, marks that turn the direction of writing, and halves of characters.
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 
 
 def shorten(value: object, limit: int = 120) -> str:
@@ -15,3 +20,8 @@ def bounded(text: str, limit: int) -> str:
         return text
     head, tail = limit * 2 // 3, limit // 3
     return f"{text[:head]}\n[... {len(text) - head - tail} characters left out ...]\n{text[-tail:]}"
+
+
+def seen(text: str) -> str:
+    """The text with what cannot be seen written out, such as `⟨U+202E⟩`; line ends and tabs stay."""
+    return _UNSEEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text.replace("\r\n", "\n"))

@@ -5,49 +5,19 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from html_reader import Reader
 from tokenprior.arm import ArmReport, Design
 from tokenprior.comparison import Comparison, differ
-from tokenprior.exports.page import _round_numbers, comparison_page
+from tokenprior.exports.page import comparison_page
+from tokenprior.plot import round_numbers
 from tokenprior.rollout import Usage
 from tokenprior.statistics import bootstrap_mean
 
 HOSTILE = "</td><script>alert('x')</script>\"'&\ud800"
-VOID = {"meta", "line", "circle", "br", "link", "img"}
-
-
-class Reader(HTMLParser):
-    """Tags in their order, with their attributes; fails on one that is not closed."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self._open: list[str] = []
-        self.feed(page)
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
 
 
 def arm(name: str, values: list[float | None], *, task: str = "t", k: int = 1) -> ArmReport:
@@ -168,8 +138,8 @@ def test_reports_at_the_edge_are_shown_too() -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.03, 0.021), (0, 0), (5, 5), (-7, 1e6), (0.2, 0.2000001)])
-def test_a_scale_has_a_few_round_numbers_and_holds_everything(low: float, high: float) -> None:
-    ticks = _round_numbers(low, high)
+def test_a_scale_has_a_fewround_numbers_and_holds_everything(low: float, high: float) -> None:
+    ticks = round_numbers(low, high)
     assert 2 <= len(ticks) <= 8
     assert ticks[0] <= low + 1e-6
     assert ticks[-1] >= high - 1e-6
