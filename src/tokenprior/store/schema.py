@@ -214,6 +214,12 @@ served = Table(
     Column("task", String(255)),
     Column("exchange", Text),  # messages and output, where that was allowed
     Column("reward", Text),
+    Column("reward_value", Float),  # of the reward; empty while there is none, or it is unscored
     Column("rewarded_at", Float),
-    Index("ix_served_effect", "library", "version", "held_out"),
+    # The live effect is added up by unit from this alone, whatever the exchanges weigh.
+    Index(
+        "ix_served_effect",
+        *("library", "version", "share", "held_out", "unit"),
+        *("reward_value", "status", "input_tokens", "output_tokens", "served_at"),
+    ),
 )

@@ -1,19 +1,31 @@
-"""Served requests in the store: noted many at a time, rewarded one at a time."""
+"""Served requests in the store: noted many at a time, rewarded one at a time, added up by unit.
+
+Whatever a client or a model wrote is masked here, before it is stored, whoever hands it in.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from tokenprior.errors import NotFound
+from tokenprior.live_effect import LiveEffect, UnitTally, live_effects
+from tokenprior.private import masked
+from tokenprior.redact import redact
 from tokenprior.reward import Reward
 from tokenprior.served import Served
 from tokenprior.store import codec, schema
 from tokenprior.store.writer import Writer
+
+if TYPE_CHECKING:
+    from tokenprior.store.open import Store
+
+_LONGEST_NAME = 255
 
 
 class ServedLog:
@@ -35,13 +47,13 @@ class ServedLog:
             name: the id of the request, or of the endpoint's reply; of several replies of that name the newest.
         """
         columns = schema.served.c
+        name, given = _name(name), _rewarded(reward, time.time())
 
         def write(connection: sa.Connection) -> Mapping[Any, Any] | None:
             named = sa.select(schema.served).where((columns.id == name) | (columns.reply_id == name))
             row = connection.execute(named.order_by(columns.served_at.desc()).limit(1)).first()
             if row is None:
                 return None
-            given = {"reward": codec.dumps(codec.reward_to_json(reward)), "rewarded_at": time.time()}
             connection.execute(schema.served.update().where(columns.id == row.id).values(given))
             return {**row._mapping, **given}
 
@@ -49,20 +61,94 @@ class ServedLog:
         return None if found is None else served_of(found)
 
 
+def effects_in(store: Store, libraries: Sequence[str] = ()) -> tuple[LiveEffect, ...]:
+    """What served libraries do, by what was recorded; see `live_effects`. Takes no lock from whoever serves.
+
+    Args:
+        libraries: the names they are served under; all by default.
+
+    Raises:
+        NotFound: nothing was served under a name; names those that there are.
+    """
+    columns = schema.served.c
+
+    def read(connection: sa.Connection) -> tuple[LiveEffect, ...]:
+        known = list(connection.scalars(sa.select(columns.library).distinct().order_by(columns.library)))
+        if missing := [name for name in libraries if name not in known]:
+            there = f"there are: {', '.join(known)}" if known else "none was: serve one with a holdout share"
+            raise NotFound(f"no request was recorded of a library served as {missing[0]!r}; {there}")
+        return live_effects(_tallies(connection, libraries or known))
+
+    return store.read(read)
+
+
+def _tallies(connection: sa.Connection, libraries: Sequence[str]) -> Iterator[UnitTally]:
+    columns = schema.served.c
+    place = (columns.library, columns.version, columns.share, columns.held_out, columns.unit)
+    went_away = columns.status == 499
+    failed = (columns.status == 0) | (columns.status >= 400) & ~went_away
+
+    def times(condition: Any) -> Any:
+        return sa.func.sum(sa.case((condition, 1), else_=0))
+
+    told = (
+        *place,
+        sa.func.count().label("requests"),
+        times(failed).label("failed"),
+        times(went_away).label("left"),
+        sa.func.count(columns.reward_value).label("rewarded"),
+        sa.func.avg(columns.reward_value).label("reward"),
+        sa.func.sum(columns.input_tokens).label("input_tokens"),
+        sa.func.sum(columns.output_tokens).label("output_tokens"),
+        sa.func.min(columns.served_at).label("first_at"),
+    )
+    for row in connection.execute(sa.select(*told).where(columns.library.in_(libraries)).group_by(*place)):
+        values = dict(row._mapping)
+        yield UnitTally(**values | {"held_out": bool(values["held_out"])})
+
+
 def _row(served: Served) -> dict[str, Any]:
+    named = {name: _name(getattr(served, name)) for name in ("library", "reply_id", "model")}
     exchange, reward = served.exchange, served.reward
-    return asdict(served) | {
-        "reply_id": served.reply_id or None,
-        "held_out": int(served.held_out),
-        "exchange": None if exchange is None else codec.dumps(exchange),
-        "reward": None if reward is None else codec.dumps(codec.reward_to_json(reward)),
-        "rewarded_at": None if reward is None else served.served_at,
-    }
+    return (
+        asdict(served)
+        | named
+        | {
+            "reply_id": named["reply_id"] or None,
+            "task": None if served.task is None else _name(_masked(served.task)),
+            "held_out": int(served.held_out),
+            "exchange": None if exchange is None else codec.dumps(_masked(exchange)),
+            **_rewarded(reward, served.served_at),
+        }
+    )
+
+
+def _rewarded(reward: Reward | None, at: float) -> dict[str, Any]:
+    if reward is None:
+        return {"reward": None, "reward_value": None, "rewarded_at": None}
+    said = codec.dumps(_masked(codec.reward_to_json(reward)))
+    return {"reward": said, "reward_value": reward.value, "rewarded_at": at}
+
+
+def _name(text: str) -> str:
+    """A name that any database takes: one that it refuses would take those noted with it along."""
+    return codec.plain(text).replace("\0", "\\0")[:_LONGEST_NAME]
+
+
+def _masked(value: Any) -> Any:
+    """A JSON value without the secrets and personal data in its texts."""
+    if isinstance(value, str):
+        return masked(redact(value))
+    if isinstance(value, dict):
+        return {_masked(key): _masked(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(item) for item in value]
+    return value
 
 
 def served_of(row: Mapping[Any, Any]) -> Served:
     """A row of the table as a fact."""
-    values = {str(key): value for key, value in row.items() if key != "rewarded_at"}
+    values = {str(key): value for key, value in row.items() if key not in ("reward_value", "rewarded_at")}
     return Served(
         **values
         | {

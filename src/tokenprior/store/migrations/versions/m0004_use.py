@@ -60,9 +60,11 @@ def upgrade() -> None:
         sa.Column("task", sa.String(255)),
         sa.Column("exchange", sa.Text),
         sa.Column("reward", sa.Text),
+        sa.Column("reward_value", sa.Float),
         sa.Column("rewarded_at", sa.Float),
     )
-    op.create_index("ix_served_effect", "served", ["library", "version", "held_out"])
+    told = ["reward_value", "status", "input_tokens", "output_tokens", "served_at"]
+    op.create_index("ix_served_effect", "served", ["library", "version", "share", "held_out", "unit", *told])
 
 
 def _fill(connection: sa.Connection) -> None:
