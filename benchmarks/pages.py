@@ -34,6 +34,7 @@ from tokenprior.store import open_store
 from tokenprior.store.codec import (
     advantage_to_json,
     dumps,
+    figures_of,
     observation_to_json,
     reply_to_json,
     reward_to_json,
@@ -121,6 +122,8 @@ def attempts(count: int, libraries: list[Library], rng: random.Random) -> Iterat
 
 def rollout_row(run: str, phase: str, step: int, made: Rollout, reward: Reward) -> dict[str, Any]:
     prompt = made.messages[0].content
+    attempt, judged = rollout_to_json(made), reward_to_json(reward)
+    value, trouble = figures_of(attempt, judged)
     row = {
         "run": run,
         "name": NAME,
@@ -129,9 +132,11 @@ def rollout_row(run: str, phase: str, step: int, made: Rollout, reward: Reward) 
         "task": made.task_id,
         "attempt": made.index,
         "input_hash": content_hash([made.task_id, prompt]),
-        "rollout": dumps(rollout_to_json(made)),
+        "rollout": dumps(attempt),
         "verifier": "verifier-1" if reward.is_scored else None,
-        "reward": dumps(reward_to_json(reward)),
+        "reward": dumps(judged),
+        "reward_value": value,
+        "trouble": trouble,
     }
     return {key: value for key, value in row.items() if key in metadata.tables["rollouts"].c}
 
@@ -157,6 +162,8 @@ def call_row(run: str, phase: Any, step: int, made: Rollout, number: int, rng: r
         "cost_usd": made.usage.cost_usd,
         "latency_s": made.latency_s,
         "sent_at": BEGAN + number,
+        "phase": phase,
+        "step": step,
     }
 
 
