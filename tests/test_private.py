@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenprior.private import find_private, masked, named
+from tokenprior.advantage import Advantage, LeakGuard, Lesson
+from tokenprior.config import LearnConfig
+from tokenprior.contrast import contrast
+from tokenprior.group import Group
+from tokenprior.library import Library
+from tokenprior.models.scripted import ScriptedModel
+from tokenprior.private import PrivatePolicy, find_private, masked, named
+from tokenprior.revise import Revision, revise
+from tokenprior.reward import Reward
+from tokenprior.rollout import Rollout
+from tokenprior.task import Task
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -153,3 +163,74 @@ def test_a_long_text_of_beginnings_ends(beginning: str) -> None:
     """200 kB: what takes a step for each pair of characters would take hours."""
     text = beginning * (200_000 // len(beginning))
     assert len(masked(text)) <= 12 * len(text)
+
+
+LESSON = "When a refund is due, note anna.berg@firma.de as its clerk."
+CLEAN = "When a refund is due, note [e-mail address] as its clerk."
+
+
+async def contrasted(policy: PrivatePolicy, text: str = LESSON) -> Advantage:
+    """One group whose learning model writes a lesson."""
+    rollouts = tuple(Rollout(task_id="t", index=index, messages=(), output=output) for index, output in enumerate("ab"))
+    group = Group(
+        task=Task(id="t", question="Repeat: a", answer="a"),
+        rollouts=rollouts,
+        rewards=(Reward(value=1.0), Reward(value=0.0)),
+    )
+    reply = {"difference": "", "lessons": [{"name": "Refunds", "lesson": text}]}
+    model, config = ScriptedModel([json.dumps(reply)]), LearnConfig(private=policy)
+    (advantage,) = await contrast([group], Library(), model=model, config=config, guard=LeakGuard([]))
+    return advantage
+
+
+async def revised(policy: PrivatePolicy, **made: str) -> Revision:
+    """A lesson without private data, and an update that makes up other words."""
+    lesson = Lesson(name="Refunds", text="When a refund is due, note the name of its clerk.")
+    operation = {"op": "Add", "name": "Refunds", "text": lesson.text, "lessons": [1], "reason": "", **made}
+    model, config = ScriptedModel([json.dumps([operation])]), LearnConfig(private=policy)
+    advantage = Advantage(groups=("t",), lessons=(lesson,))
+    return await revise(Library(), [advantage], model=model, config=config, guard=LeakGuard([]))
+
+
+@pytest.mark.anyio
+async def test_a_lesson_with_private_data_is_refused_by_default_and_its_drop_names_the_kind_alone() -> None:
+    advantage = await contrasted(LearnConfig().private)
+    assert advantage.lessons == ()
+    assert [(drop.what, drop.reason) for drop in advantage.drops] == [
+        ("(withheld)", "holds private data: e-mail address")
+    ]
+
+
+@pytest.mark.anyio
+async def test_mask_keeps_the_lesson_without_the_data_and_keep_keeps_it_whole() -> None:
+    assert [lesson.text for lesson in (await contrasted("mask")).lessons] == [CLEAN]
+    assert [lesson.text for lesson in (await contrasted("keep")).lessons] == [LESSON]
+
+
+@pytest.mark.anyio
+async def test_a_lesson_that_is_too_long_is_told_without_its_private_data() -> None:
+    (drop,) = (await contrasted("mask", LESSON + " Then wait." * 40)).drops
+    assert drop.what.startswith(CLEAN)
+
+
+@pytest.mark.anyio
+async def test_words_that_the_update_makes_up_are_refused_too_and_the_lesson_itself_is_kept() -> None:
+    revision = await revised("refuse", text=LESSON)
+    assert [refused.reason for refused in revision.applied.refused] == ["holds private data: e-mail address"]
+    assert "anna.berg" not in str(revision)
+    assert [e.text for e in revision.applied.library] == ["When a refund is due, note the name of its clerk."]
+
+
+@pytest.mark.anyio
+async def test_an_update_is_masked_in_its_words_and_its_reason() -> None:
+    (experience,) = (await revised("mask", text=LESSON, reason="as bert@firma.de asked")).applied.library
+    assert (experience.text, experience.provenance.reason) == (CLEAN, "as [e-mail address] asked")
+    (experience,) = (await revised("refuse", reason="as bert@firma.de asked")).applied.library
+    assert experience.provenance.reason == ""
+    (experience,) = (await revised("keep", text=LESSON)).applied.library
+    assert experience.text == LESSON
+
+
+def test_the_default_policy_is_in_no_run_id_so_that_older_runs_go_on() -> None:
+    assert "private" not in LearnConfig().model_dump(mode="json")
+    assert LearnConfig(private="mask").model_dump(mode="json")["private"] == "mask"

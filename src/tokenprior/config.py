@@ -22,6 +22,7 @@ from tokenprior.models.budget import Limits
 from tokenprior.models.prices import Price
 from tokenprior.models.retried import RetryPolicy
 from tokenprior.prior import Rendering
+from tokenprior.private import PrivatePolicy
 from tokenprior.redact import redact
 from tokenprior.settings import Count, Settings, Temperature, explain
 
@@ -96,6 +97,8 @@ class LearnConfig(Settings):
             one-sided, so 0.025 is what is usual at 5% on both sides.
         gate_parts: whether the changes of a candidate that does not ship are tried in two parts.
         library: the bounds of the library.
+        private: what becomes of a lesson with private data in it, see `private.find_private`: `refuse` drops it and
+            names the kind, `mask` puts the kind in the place of the data, `keep` does not look.
         seed: of the order of tasks and of sampling, where a model takes one.
     """
 
@@ -125,6 +128,8 @@ class LearnConfig(Settings):
     gate_error: Annotated[float, Field(gt=0.0, le=0.5)] = 0.025
     gate_parts: bool = True
     library: LibrarySettings = LibrarySettings()
+    # Left out of what a run's id is made of while it is at its default: runs from before it was there go on.
+    private: Annotated[PrivatePolicy, Field(exclude_if=lambda policy: policy == "refuse")] = "refuse"
     seed: int = 0
 
     @property
@@ -266,8 +271,15 @@ class LogSettings(Settings):
     """
 
     path: Path
-    form: Literal["auto", "messages", "inspect", "otel"] = "auto"
+    form: Literal["auto", "messages", "inspect", "otel", "served"] = "auto"
     fields: dict[str, str] = Field(default_factory=dict)
+
+
+class ConfigSource(Settings):
+    """A config file, and the values by dotted key that stood in place of its own."""
+
+    file: Path
+    changes: dict[str, Any] = Field(default_factory=dict)
 
 
 class Config(Settings):
@@ -283,6 +295,7 @@ class Config(Settings):
         verifier: `kind` and the settings of that kind.
         prices: by model name, for prices that genai-prices does not know.
         folder: of the config file, from which files of verifiers and tools are found.
+        source: the config file, and what was changed in it, where there is one: what the same command is made of.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,47}$")] = "run"
@@ -299,6 +312,7 @@ class Config(Settings):
     endpoint: EndpointSettings = EndpointSettings()
     prices: dict[str, PriceSettings] = Field(default_factory=dict)
     folder: Annotated[Path, Field(exclude=True)] = Path()
+    source: Annotated[ConfigSource | None, Field(exclude=True)] = None
 
     @model_validator(mode="after")
     def _one_prior(self) -> Config:
@@ -351,9 +365,37 @@ def load_config(path: str | Path, *, changes: Mapping[str, Any] | None = None) -
     Raises:
         ConfigError: one line: the file, the key, what was got and expected, and the nearest right key.
     """
+    path = Path(path)
+    value = read_yaml(path)
+    for dotted, changed in (changes or {}).items():
+        _set(value, dotted.split("."), changed)
+    # A file may be called what a run may not.
+    value.setdefault("name", re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).strip("-_.")[:48] or "run")
+    try:
+        config = Config.model_validate(value)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error, Config)}") from error
+    folder = path.parent
+    source = ConfigSource(file=path.resolve(), changes=dict(changes or {}))
+    moved: dict[str, Any] = {"folder": folder, "source": source}
+    moved["store"] = config.store if "://" in config.store else str(folder / config.store)
+    if config.tasks:
+        held_out = config.tasks.held_out
+        paths = {"path": _within(folder, config.tasks.path), "held_out": held_out and _within(folder, held_out)}
+        moved["tasks"] = config.tasks.model_copy(update=paths)
+    if config.logs:
+        moved["logs"] = config.logs.model_copy(update={"path": folder / config.logs.path})
+    return config.model_copy(update=moved)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys of a YAML file, whatever they are.
+
+    Raises:
+        ConfigError: it cannot be read, or holds no keys.
+    """
     import yaml
 
-    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -370,24 +412,7 @@ def load_config(path: str | Path, *, changes: Mapping[str, Any] | None = None) -
         raise ConfigError(f"{path}: not YAML: {error}") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected keys such as `tasks:` and `agent:`, got {type(value).__name__}")
-    for dotted, changed in (changes or {}).items():
-        _set(value, dotted.split("."), changed)
-    # A file may be called what a run may not.
-    value.setdefault("name", re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).strip("-_.")[:48] or "run")
-    try:
-        config = Config.model_validate(value)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error, Config)}") from error
-    folder = path.parent
-    moved: dict[str, Any] = {"folder": folder}
-    moved["store"] = config.store if "://" in config.store else str(folder / config.store)
-    if config.tasks:
-        held_out = config.tasks.held_out
-        paths = {"path": _within(folder, config.tasks.path), "held_out": held_out and _within(folder, held_out)}
-        moved["tasks"] = config.tasks.model_copy(update=paths)
-    if config.logs:
-        moved["logs"] = config.logs.model_copy(update={"path": folder / config.logs.path})
-    return config.model_copy(update=moved)
+    return value
 
 
 def _within(folder: Path, path: Path) -> Path:

@@ -5,8 +5,8 @@ one call compares them, with the current library in view; its lessons are parsed
 
 Departures from the paper: (1) the compact way shows short attempts as they are, one call in place of G + 1. (2) A
 group that failed altogether is contrasted with the reference answer or the verifier's words. (3) A lesson that gives
-away an answer, quotes a question, or passes on what a tool or a page said is dropped. (4) Several groups of a batch may
-be contrasted together, for one rule.
+away an answer, quotes a question, passes on what a tool or a page said, or holds private data is dropped. (4) Several
+groups of a batch may be contrasted together, for one rule.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tokenprior.group import Group
 from tokenprior.library import Library
 from tokenprior.models.base import CallFailed, CallKey, Model, Request
 from tokenprior.operation import Drop
+from tokenprior.private import masked, refusal
 from tokenprior.prompts import contrast as contrast_prompt
 from tokenprior.prompts import joint as joint_prompt
 from tokenprior.prompts import shown
@@ -126,7 +127,7 @@ async def _contrast_together(
     injected = InjectionGuard(
         (rollout for group in groups for rollout, _ in group.scored), instructed=joint_prompt.SYSTEM
     )
-    kept, refused = guarded(lessons, guard, config.library.max_words, injected)
+    kept, refused = guarded(lessons, guard, config, injected)
     return Advantage(
         groups=tuple(group.task.id for group in groups),
         rollouts=tuple(f"{rollout.task_id}#{rollout.index}" for group in groups for rollout, _ in group.scored),
@@ -180,7 +181,7 @@ async def _contrast_alone(
     asked = await ask(model, request, lambda text: parse_lessons(text, limit=config.lessons_per_group))
     lessons, unparsed = asked.value or ([], [])
     injected = InjectionGuard((rollout for rollout, _ in pairs), instructed=contrast_prompt.SYSTEM)
-    kept, refused = guarded(lessons, guard, config.library.max_words, injected)
+    kept, refused = guarded(lessons, guard, config, injected)
     return Advantage(
         groups=(group.task.id,),
         rollouts=rollouts,
@@ -192,25 +193,29 @@ async def _contrast_alone(
 
 
 def guarded(
-    lessons: list[Lesson], guard: LeakGuard, max_words: int, injected: InjectionGuard | None = None
+    lessons: list[Lesson], guard: LeakGuard, config: LearnConfig, injected: InjectionGuard | None = None
 ) -> tuple[list[Lesson], list[Drop]]:
-    """The lessons that may be kept, and the others with the reason. What leaks or was injected is not repeated in its
-    drop.
+    """The lessons that may be kept, and the others with the reason. What leaks, was injected or is private is not
+    repeated in its drop.
 
     Args:
         injected: knows the attempts that were shown; where none were, orders and addresses are refused all the same.
     """
     injected = injected or InjectionGuard()
+    max_words = config.library.max_words
     kept: list[Lesson] = []
     drops: list[Drop] = []
     for lesson in lessons:
         count = count_words(lesson.text)
         words = f"{lesson.name}. {lesson.text}"
-        if problem := guard.problem(words) or injected.problem(words):
+        if problem := guard.problem(words) or injected.problem(words) or refusal(words, config.private):
             drops.append(Drop(what="(withheld)", reason=problem))
         elif count > 2 * max_words:
             # Up to twice the limit the update may still shorten it.
-            drops.append(Drop(what=shorten(lesson.text), reason=f"{count} words, at most {max_words} are allowed"))
+            reason = f"{count} words, at most {max_words} are allowed"
+            drops.append(Drop(what=shorten(masked(lesson.text)), reason=reason))
+        elif config.private == "mask":
+            kept.append(Lesson(name=masked(lesson.name), text=masked(lesson.text)))
         else:
             kept.append(lesson)
     return kept, drops

@@ -63,6 +63,12 @@ def masked(text: str) -> str:
     return "".join([*parts, text[at:]])
 
 
+def refusal(text: str, policy: PrivatePolicy) -> str | None:
+    """Why a policy does not let a text be kept, or `None`. The reason names the kinds and repeats nothing."""
+    found = find_private(text) if policy == "refuse" else ()
+    return f"holds private data: {named(found)}" if found else None
+
+
 def named(findings: Sequence[Finding]) -> str:
     """The kinds that were found, for a message: `API key, e-mail address`. What was found is never repeated."""
     return ", ".join(dict.fromkeys(finding.kind for finding in findings))

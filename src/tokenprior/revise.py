@@ -16,6 +16,7 @@ from tokenprior.experience import similarity
 from tokenprior.library import Applied, Library, Refused, Source
 from tokenprior.models.base import CallKey, Model, Request
 from tokenprior.operation import Add, Delete, Drop, Merge, Modify, Operation, parse_operations
+from tokenprior.private import PrivatePolicy, masked, refusal
 from tokenprior.prompts import revise as revise_prompt
 from tokenprior.rollout import Usage
 
@@ -60,7 +61,7 @@ async def revise(
         lessons = [(number, lesson) for number, _, lesson in numbered[start : start + size]]
         current = revision.applied.library
         operations, drops, usage = await _ask(current, lessons, model, config, step, turn)
-        allowed, leaks = _without_leaks(operations, guard)
+        allowed, leaks = _without_leaks(operations, guard, config.private)
         applied = current.apply(allowed, bounds=config.library.bounds, run=run, step=step, sources=sources)
         spoiled = bool(drops or leaks or applied.refused)
         left = _left_over(lessons, applied.done)
@@ -134,18 +135,23 @@ def _attributed(operations: Sequence[Operation], lessons: Sequence[tuple[int, Le
     return made
 
 
-def _without_leaks(operations: Sequence[Operation], guard: LeakGuard) -> tuple[list[Operation], list[Refused]]:
+def _without_leaks(
+    operations: Sequence[Operation], guard: LeakGuard, private: PrivatePolicy
+) -> tuple[list[Operation], list[Refused]]:
     """Operations whose words may be kept. A refused one loses its words, so that the leak is stored nowhere."""
     allowed: list[Operation] = []
     refused: list[Refused] = []
     injected = InjectionGuard(instructed=revise_prompt.SYSTEM)
+
+    def problem_of(words: str) -> str | None:
+        return guard.problem(words) or injected.problem(words) or refusal(words, private)
+
     for operation in operations:
         problem = None
-        if guard.problem(operation.reason) or injected.problem(operation.reason):
+        if problem_of(operation.reason):
             operation = replace(operation, reason="")
         if isinstance(operation, Add | Modify | Merge):
-            words = f"{operation.name}. {operation.text}"
-            problem = guard.problem(words) or injected.problem(words)
+            problem = problem_of(f"{operation.name}. {operation.text}")
             if problem:
                 operation = replace(operation, name="", text="(withheld)", reason="")
         if problem is None and isinstance(operation, Add) and not operation.lessons:
@@ -153,8 +159,14 @@ def _without_leaks(operations: Sequence[Operation], guard: LeakGuard) -> tuple[l
         if problem:
             refused.append(Refused(operation=operation, reason=problem))
         else:
-            allowed.append(operation)
+            allowed.append(_masked(operation) if private == "mask" else operation)
     return allowed, refused
+
+
+def _masked(operation: Operation) -> Operation:
+    if isinstance(operation, Add | Modify | Merge):
+        operation = replace(operation, name=masked(operation.name), text=masked(operation.text))
+    return replace(operation, reason=masked(operation.reason))
 
 
 def _left_over(lessons: Sequence[tuple[int, Lesson]], done: Sequence[Operation]) -> list[tuple[int, Lesson]]:

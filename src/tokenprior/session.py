@@ -272,7 +272,10 @@ class Session:
     @property
     def _tips_made_of(self) -> dict[str, Any]:
         """What the tips depend on beside the agent."""
-        settings = {"attempt_chars", "ground_truth", "learning_temperature", "learning_max_tokens", "library", "seed"}
+        settings = {
+            "attempt_chars", "ground_truth", "learning_temperature", "learning_max_tokens", "library", "private",
+            "seed",
+        }  # fmt: skip
         return {
             "tasks": self.split.practice.fingerprint,
             "learner": self.config.learning_model,
@@ -302,7 +305,10 @@ class Session:
     @asynccontextmanager
     async def _open(self, run: str, kind: str) -> AsyncIterator[Live]:
         config = self.config
-        record = self.store.open_run(run, name=config.name, kind=kind, config=config.model_dump(mode="json"))
+        described = config.model_dump(mode="json")
+        if config.source:
+            described["source"] = config.source.model_dump(mode="json")
+        record = self.store.open_run(run, name=config.name, kind=kind, config=described)
         live: Live | None = None
         state, detail = "failed", "ended by an unexpected error"
         try:

@@ -72,7 +72,7 @@ async def tips(
             "command goes on"
         )
     lessons, _ = asked.value or ([], [])
-    kept, _ = guarded(lessons, guard, config.library.max_words)
+    kept, _ = guarded(lessons, guard, config)
     adds = [Add(name=lesson.name, text=lesson.text) for lesson in kept]
     made = Library().apply(adds, bounds=config.library.bounds).library
     written = Provenance(operation="Tips", reason="written without rollouts")
