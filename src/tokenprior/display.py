@@ -77,7 +77,8 @@ def comparison_html(comparison: Comparison) -> str:
             f"<p>{_text(over)}</p>",
             svg(plot(over, gains, must=(0.0,), line=(0.0, "no difference"), signed=True)),
         ]
-    tasks = f"<p>{comparison.tasks_done} of {comparison.tasks_total} tasks, {comparison.design.k} attempts each.</p>"
+    each = _count(comparison.design.k, "attempt")
+    tasks = f"<p>{comparison.tasks_done} of {comparison.tasks_total} tasks, {each} for each task and arm.</p>"
     return _within([*verdicts, *parts, tasks])
 
 

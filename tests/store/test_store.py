@@ -317,6 +317,7 @@ def test_a_run_is_worked_on_by_one_process_at_a_time(tmp_path: Path) -> None:
         with open_store(path) as store:
             with pytest.raises(RunLocked, match=r"run r-1 in .*s\.db is being worked on by another process"):
                 start(store)
+            assert store.holder("r-1") == holder.pid
             start(store, "r-2").close("done")
             assert store.find_run("r-1").state == "running", "reading is not forbidden"
             holder.stdin.write("\n")
@@ -334,7 +335,19 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
         holder.kill()
         holder.wait(20)
     with open_store(path) as store:
+        assert store.find_run("r-1").state == "running", "nobody was left to say otherwise"
+        assert store.holder("r-1") is None, "whoever has its number now is somebody else"
         start(store).close("done")
+
+
+def test_nobody_of_this_machine_holds_a_run_that_another_machine_works_on(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    with open_store(path) as store:
+        record = start(store)
+        (tmp_path / "s.db.r-1.lock").write_text("1 elsewhere.invalid")
+        assert store.holder("r-1") is None
+        record.close("done")
+        assert store.holder("r-1") is None
 
 
 def test_the_same_process_cannot_open_a_run_twice_and_leaves_no_lock_files(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import socket
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -21,7 +22,7 @@ class RunLock:
     """
 
     def __init__(self, store: Path, run: str) -> None:
-        self._path = store.with_name(f"{store.name}.{run}.lock")
+        self._path = _place(store, run)
         while True:
             try:
                 self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -38,6 +39,8 @@ class RunLock:
                 ) from None
             # Whoever held it before takes the file away when done; a lock on a file that is gone locks nobody out.
             if _is_still(self._path, self._file):
+                os.ftruncate(self._file, 0)
+                os.write(self._file, _me().encode())
                 return
             os.close(self._file)
 
@@ -46,6 +49,34 @@ class RunLock:
         with contextlib.suppress(OSError):
             self._path.unlink()
         os.close(self._file)
+
+
+def holder(store: Path, run: str) -> int | None:
+    """The process of this machine that holds the lock on a run; `None` if there is none, or if that cannot be told.
+
+    A process that ended without letting go holds no lock any more, so no other process of its number is taken for it.
+    """
+    try:
+        file = os.open(_place(store, run), os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        _lock(file)  # let go of again when the file is closed
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            process, _, machine = os.read(file, 300).decode().partition(" ")
+            return int(process) if machine == socket.gethostname() else None
+    finally:
+        os.close(file)
+    return None
+
+
+def _place(store: Path, run: str) -> Path:
+    return store.with_name(f"{store.name}.{run}.lock")
+
+
+def _me() -> str:
+    return f"{os.getpid()} {socket.gethostname()}"
 
 
 def _is_still(path: Path, file: int) -> bool:

@@ -17,7 +17,7 @@ from tokenprior.errors import ConfigError, NotFound, StoreError
 from tokenprior.library import Library
 from tokenprior.redact import redact
 from tokenprior.store import codec, schema
-from tokenprior.store.lock import RunLock
+from tokenprior.store.lock import RunLock, holder
 from tokenprior.store.record import RunRecord, RunStore
 from tokenprior.store.versions import LibraryVersion, versions
 from tokenprior.store.writer import Writer, store_error
@@ -159,7 +159,7 @@ class Store:
             run: its id: the name and a hash of all that can change its outcome.
             name: what the user calls it; runs of one name share what they paid for.
             kind: `learn`, `compare`, `audit` or `evaluate`.
-            config: what it was started with.
+            config: what it is started with.
 
         Raises:
             RunLocked: another process is at work on it.
@@ -168,9 +168,11 @@ class Store:
 
         def begin(connection: sa.Connection) -> None:
             now = time.time()
+            # Of one id budgets and where the config lies may differ: what holds is what it was last started with.
+            started_with = json.dumps(codec.redacted(config), sort_keys=True)
             known = connection.execute(sa.select(schema.runs.c.id).where(schema.runs.c.id == run)).first()
             if known:
-                changed = {"state": "running", "detail": "", "updated_at": now}
+                changed = {"state": "running", "detail": "", "updated_at": now, "config": started_with}
                 connection.execute(schema.runs.update().where(schema.runs.c.id == run).values(changed))
             else:
                 connection.execute(
@@ -178,7 +180,7 @@ class Store:
                         id=run,
                         name=name,
                         kind=kind,
-                        config=json.dumps(codec.redacted(config), sort_keys=True),
+                        config=started_with,
                         state="running",
                         detail="",
                         created_at=now,
@@ -195,6 +197,11 @@ class Store:
             lock.release()
             raise
         return RunStore(self.writer, run, name, lock)
+
+    def holder(self, run: str) -> int | None:
+        """The process at work on a run; `None` if there is none, or if that cannot be told: of a run in a database on a
+        server, or of a process on another machine."""
+        return holder(self._path, run) if self._path else None
 
     def _lock(self, run: str) -> RunLock:
         if self._path is None:
