@@ -34,8 +34,8 @@ VERBS = {
     "session", "live",
 }  # fmt: skip
 FAMILIES = {"agents", "verifiers", "models", "tools", "prompts", "store", "exports", "logs"}
-DOORS = {"cli", "serve", "__main__"}
-GROUND = {"errors", "config", "settings", "agent_settings", "options", "source", "sqlite_query", "load"}
+DOORS = {"cli", "serve", "__main__", "wrappers"}
+GROUND = {"errors", "config", "settings", "agent_settings", "options", "source", "sqlite_query", "load", "draft"}
 
 # Files that the members of a family stand on beside their base.
 FAMILY_GROUND = {
@@ -60,7 +60,8 @@ FAMILY_GROUND = {
     "logs": {"spans"},
     "verifiers": {"take", "diagnose", "pool", "pattern", "numeral"},
     "prompts": {"shown"},
-    "exports": {"flat"},  # the reference's lines are told apart as those of its flat JSON are
+    # Lines of a prompt are told apart as those of flat JSON are; a rule and a skill are a section with a front.
+    "exports": {"flat", "prompt", "items", "section"},
     "store": {"schema", "codec", "lock", "writer", "record", "open"},  # one thing in several files, not members
 }
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tokenprior.load import load_tasks
     from tokenprior.models.base import Model
     from tokenprior.models.scripted import ScriptedModel
-    from tokenprior.prior import TokenPrior
+    from tokenprior.prior import Rendering, TokenPrior
     from tokenprior.prove import Gate
     from tokenprior.reward import Reward
     from tokenprior.rollout import Rollout
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tokenprior.task import Task, TaskSet
     from tokenprior.verifiers import make_verifier
     from tokenprior.verifiers.base import Verifier
+    from tokenprior.wrappers import with_prior, wrap
 
 __version__ = "0.1.0"
 
@@ -50,6 +51,7 @@ _HOME = {
     "LearnResult": "learn",
     "Library": "library",
     "Model": "models.base",
+    "Rendering": "prior",
     "Reward": "reward",
     "Rollout": "rollout",
     "ScriptedModel": "models.scripted",
@@ -70,6 +72,8 @@ _HOME = {
     "make_verifier": "verifiers",
     "open_store": "store",
     "session": "session",
+    "with_prior": "wrappers",
+    "wrap": "wrappers",
 }
 
 __all__ = [
@@ -85,6 +89,7 @@ __all__ = [
     "LearnResult",
     "Library",
     "Model",
+    "Rendering",
     "Reward",
     "Rollout",
     "ScriptedModel",
@@ -105,6 +110,8 @@ __all__ = [
     "make_verifier",
     "open_store",
     "session",
+    "with_prior",
+    "wrap",
 ]
 
 
