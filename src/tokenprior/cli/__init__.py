@@ -8,7 +8,7 @@ from io import TextIOWrapper
 
 import typer
 
-from tokenprior.cli import audit, doctor, evaluate, exporting, history, init, learn, models, show, ui, why
+from tokenprior.cli import audit, doctor, evaluate, exporting, history, init, learn, mcp, models, show, ui, why
 from tokenprior.errors import TokenpriorError
 
 INTERRUPTED = 130  # typer's exit code after Ctrl-C
@@ -35,6 +35,7 @@ app.command("pin")(history.pin)
 app.command("export")(exporting.export)
 app.command("import")(exporting.import_)
 app.command("ui")(ui.ui)
+app.command("mcp")(mcp.mcp)
 app.command("doctor")(doctor.doctor)
 app.add_typer(models.app, name="models")
 

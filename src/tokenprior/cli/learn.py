@@ -82,7 +82,7 @@ def report(run: str, result: LearnResult, *, gated: bool) -> None:
     if not len(result.library) and not len(result.learning) and not tried:
         print("Nothing was learned: the library is empty.")
     elif gated:
-        print("\n".join(_shipping(result)))
+        print("\n".join(shipping(result)))
     else:
         print("No gate: nothing was proven.")
     print(f"\nrun {run}, library {result.library.version}")
@@ -113,7 +113,7 @@ def _step(step: dict[str, Any]) -> None:
         print(f"    gate: {trial['sentence']}")
 
 
-def _shipping(result: LearnResult) -> list[str]:
+def shipping(result: LearnResult) -> list[str]:
     """What ships and on what evidence, and what does not yet."""
     library, learning = result.library, result.learning
     trials = [trial for step in result.steps for trial in step.get("trials", ())]

@@ -1,0 +1,78 @@
+"""tokenprior mcp"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tokenprior.cli.setting import Set, configured
+from tokenprior.cli.show import DEFAULT_STORE, is_file
+
+if TYPE_CHECKING:
+    from tokenprior.config import Config
+    from tokenprior.serve.libraries import Libraries
+    from tokenprior.store import Store
+
+
+def mcp(
+    libraries: Annotated[
+        list[str], typer.Argument(metavar="LIBRARY...", help="A file, a run, or NAME=FILE or NAME=RUN.")
+    ],
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML config to learn with: its model, gate, budget and store.")
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="The store, made if it is not there; the config's by default.")
+    ] = None,
+    http: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Listen on this port of 127.0.0.1, with the keys in TOKENPRIOR_CLIENT_KEYS."
+        ),
+    ] = None,
+    changes: Set = None,
+) -> None:
+    """Serve libraries to coding agents over the Model Context Protocol, on standard input and output."""
+    import asyncio
+
+    from tokenprior.errors import ConfigError, MissingExtra
+    from tokenprior.store import open_store
+
+    try:
+        import fastmcp  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("fastmcp", "mcp", "an MCP server") from error
+    from tokenprior.serve.mcp import serve
+    from tokenprior.serve.mcp_desk import Desk
+
+    if changes and config is None:
+        raise ConfigError("--set changes a config: name one with --config")
+    learning = _learning(config, store, changes) if config else None
+    where = store or (learning.store if learning else DEFAULT_STORE)
+    with open_store(where) as opened:
+        desk = Desk(_libraries(libraries, opened, begin=learning is not None), opened, learning)
+        asyncio.run(serve(desk, port=http))
+
+
+def _learning(config: Path, store: str | None, changes: list[str] | None) -> Config:
+    loaded = configured(config, changes)
+    return loaded.model_copy(update={"store": store}) if store else loaded
+
+
+def _libraries(given: list[str], store: Store, *, begin: bool) -> Libraries:
+    """The libraries to serve.
+
+    Args:
+        begin: whether a file that is not there is begun with an empty library.
+    """
+    from tokenprior.library import Library
+    from tokenprior.serve.libraries import Libraries, ServedLibrary, named_source
+
+    served = []
+    for name, source in map(named_source, given):
+        if begin and is_file(source) and Path(source).suffix == ".json" and not Path(source).exists():
+            Path(source).write_text(Library().dumps(), encoding="utf-8")
+        served.append(ServedLibrary(name, source, store))
+    return Libraries(served)
