@@ -8,7 +8,7 @@ from io import TextIOWrapper
 
 import typer
 
-from tokenprior.cli import audit, doctor, evaluate, exporting, history, init, learn, mcp, models, show, ui, why
+from tokenprior.cli import audit, doctor, evaluate, exporting, history, init, learn, mcp, models, serve, show, ui, why
 from tokenprior.errors import TokenpriorError
 
 INTERRUPTED = 130  # typer's exit code after Ctrl-C
@@ -34,6 +34,7 @@ app.command("rollback")(history.rollback)
 app.command("pin")(history.pin)
 app.command("export")(exporting.export)
 app.command("import")(exporting.import_)
+app.command("serve")(serve.serve)
 app.command("ui")(ui.ui)
 app.command("mcp")(mcp.mcp)
 app.command("doctor")(doctor.doctor)

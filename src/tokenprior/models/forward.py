@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MOST_BYTES = 50_000_000  # of one reply
 
 _NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "credit_balance_exhausted"}
-_EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
 class ForwardModel:
@@ -106,7 +106,7 @@ class ForwardModel:
             body=told.body.decode("utf-8", "surrogateescape"),
         )
 
-    async def _exchange(self, body: dict[str, Any], told: _Told) -> _Read:
+    async def _exchange(self, body: dict[str, Any], told: _Told) -> ReadReply:
         streams = body.get("stream") is True
         options = body.get("stream_options")
         asked = isinstance(options, dict) and options.get("include_usage") is True
@@ -197,7 +197,7 @@ class _Told:
 
 
 @dataclass(slots=True)
-class _Read:
+class ReadReply:
     """What a reply says, as far as it was read. Of several choices the first is the reply."""
 
     text: str = ""
@@ -234,7 +234,9 @@ class _Read:
             return
         details = used.get("prompt_tokens_details")
         cached = details.get("cached_tokens") if isinstance(details, Mapping) else 0
-        counts = [used.get("prompt_tokens"), used.get("completion_tokens"), cached]
+        # The responses API calls them otherwise.
+        counts = [used.get("prompt_tokens", used.get("input_tokens"))]
+        counts += [used.get("completion_tokens", used.get("output_tokens")), cached]
         into, out, cached = (count if isinstance(count, int) and count > 0 else 0 for count in counts)
         self.usage = Usage(calls=1, input_tokens=into, output_tokens=out, cached_tokens=cached, cost_usd=None)
 
@@ -244,7 +246,7 @@ class _Read:
             self.finish = str(value.get("finish_reason") or self.finish)
 
 
-def _whole(body: bytes) -> _Read:
+def _whole(body: bytes) -> ReadReply:
     try:
         value = json.loads(body)
         choices = value["choices"]
@@ -254,19 +256,19 @@ def _whole(body: bytes) -> _Read:
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         start = body[:100].decode("utf-8", "replace")
         raise _Garbled(f"expected a chat completion with choices, got {start!r}") from error
-    read = _Read()
+    read = ReadReply()
     read.choice(first, "message")
     read.count(value.get("usage"))
     return read
 
 
-async def _streamed(response: ClientResponse, told: _Told, *, strip_usage: bool) -> _Read:
-    read, ended = _Read(), False
+async def _streamed(response: ClientResponse, told: _Told, *, strip_usage: bool) -> ReadReply:
+    read, ended = ReadReply(), False
     async for event in _events(response):
-        data = b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
+        data = event_data(event)
         if data == b"[DONE]":
             ended = True
-        value = _event_value(data)
+        value = event_value(data)
         if "error" in value and "choices" not in value:
             again = not told.handed_on
             words = value["error"].get("message") if isinstance(value["error"], dict) else value["error"]
@@ -293,7 +295,7 @@ async def _events(response: ClientResponse) -> AsyncIterator[bytes]:
         # A line end may be cut in two, so the last bytes of what was seen before are looked at again.
         seen, rest = max(0, len(rest) - 3), rest + piece
         start = 0
-        while end := _EVENT_END.search(rest, max(start, seen)):
+        while end := EVENT_END.search(rest, max(start, seen)):
             yield rest[start : end.end()]
             start = end.end()
         rest = rest[start:]
@@ -303,7 +305,13 @@ async def _events(response: ClientResponse) -> AsyncIterator[bytes]:
         yield rest
 
 
-def _event_value(data: bytes) -> dict[str, Any]:
+def event_data(event: bytes) -> bytes:
+    """What an event of a stream says."""
+    return b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
+
+
+def event_value(data: bytes) -> dict[str, Any]:
+    """The JSON object that the data of an event is; an empty one if it is none."""
     try:
         value = json.loads(data) if data else {}
     except (ValueError, RecursionError):
