@@ -366,7 +366,15 @@ def load_config(path: str | Path, *, changes: Mapping[str, Any] | None = None) -
         ConfigError: one line: the file, the key, what was got and expected, and the nearest right key.
     """
     path = Path(path)
-    value = read_yaml(path)
+    return config_of(read_yaml(path), path, changes=changes)
+
+
+def config_of(value: dict[str, Any], path: Path, *, changes: Mapping[str, Any] | None = None) -> Config:
+    """The config of the keys of a file, which need not be written yet; else as `load_config`.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
     for dotted, changed in (changes or {}).items():
         _set(value, dotted.split("."), changed)
     # A file may be called what a run may not.

@@ -198,6 +198,11 @@ class Store:
             raise
         return RunStore(self.writer, run, name, lock)
 
+    @property
+    def path(self) -> Path | None:
+        """The file; `None` for a database on a server."""
+        return self._path
+
     def holder(self, run: str) -> int | None:
         """The process at work on a run; `None` if there is none, or if that cannot be told: of a run in a database on a
         server, or of a process on another machine."""

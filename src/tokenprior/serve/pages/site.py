@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,17 +21,16 @@ from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tokenprior.errors import NotFound
+from tokenprior.errors import ConfigError, NotFound
 from tokenprior.plot import chance_words, interval_words, number_words, reward_words, signed_words
 from tokenprior.serve.pages.security import Keys
 from tokenprior.store import RunRecord, Store
+from tokenprior.text import seen
 
 T = TypeVar("T")
 
 LONG = 4_000  # characters of a text that are shown before it is cut
 PER_PAGE = 50
-
-_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +47,10 @@ class Site:
     keys: Keys
     naming: str = ""
     folder: Path = field(default_factory=Path)
-    children: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
+    children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
 
 SITE: web.AppKey[Site] = web.AppKey("site", Site)
-
-
-def seen(text: str) -> str:
-    """The text with what cannot be seen written out, such as `⟨U+202E⟩`; line ends and tabs stay."""
-    return _UNSEEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text.replace("\r\n", "\n"))
 
 
 def address(path: str, **query: object) -> str:
@@ -85,6 +80,20 @@ async def run_of(request: web.Request) -> RunRecord:
     if found.id != wanted:
         raise NotFound(f"no run {wanted!r}: the newest that is called so is {found.id}")
     return found
+
+
+def number_of(request: web.Request, name: str) -> int | None:
+    """A whole number of the address's query; `None` if it is not there.
+
+    Raises:
+        ConfigError: it is no number.
+    """
+    text = request.query.get(name)
+    if not text:
+        return None
+    if not re.fullmatch(r"-?[0-9]{1,9}", text):
+        raise ConfigError(f"{name}={text[:40]}: expected a whole number")
+    return int(text)
 
 
 def render(request: web.Request, template: str, /, status: int = 200, **values: Any) -> web.Response:
