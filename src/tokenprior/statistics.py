@@ -71,6 +71,17 @@ def bootstrap_mean(values: Sequence[float], *, resamples: int, seed: int) -> Int
     )
 
 
+def t_mean(values: Sequence[float]) -> Interval:
+    """The mean of one value per task, with the 95% interval of Student's t: for curves of many points, where a bootstrap
+    for each takes too long. It does not leave the range of the values, as their mean does not."""
+    n = len(values)
+    mean = fmean(values)
+    if n < 2:
+        return Interval(mean=mean, low=None, high=None, n=n)
+    wide = t_quantile(0.975, n - 1) * stdev(values) / n**0.5
+    return Interval(mean=mean, low=max(min(values), mean - wide), high=min(max(values), mean + wide), n=n)
+
+
 def sign_flip(
     differences: Sequence[float], *, side: Literal["two", "greater"] = "two", flips: int = 20_000, seed: int = 0
 ) -> float:

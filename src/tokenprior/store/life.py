@@ -37,7 +37,7 @@ def life_of(store: Store, run: str, text: str) -> Row:
     identity = parse_id(text) or text
     start = store.find_run(run).start
     steps, trials = store.rows("steps", run), store.rows("trials", run)
-    operations = _with_targets(store.rows("operations", run), steps)
+    operations = with_targets(store.rows("operations", run), steps)
     used = store.library(run)
     learning = Library.from_json(steps[-1]["library"]) if steps else used
     holders = [(-1, start), *_holders(steps, trials)]
@@ -90,7 +90,7 @@ def _unknown(run: str, identity: str, there: set[str], every: set[str]) -> NotFo
     return NotFound(f"run {run} has no lesson {identity!r}; there are: {listed(there) or 'none'}{gone}")
 
 
-def _with_targets(operations: Sequence[Row], steps: Sequence[Row]) -> list[Row]:
+def with_targets(operations: Sequence[Row], steps: Sequence[Row]) -> list[Row]:
     """The operations, each with the ids that it is about."""
     made: list[Row] = []
     for step in steps:
@@ -117,11 +117,13 @@ def _holders(steps: Sequence[Row], trials: Sequence[Row]) -> list[Holder]:
     return holders
 
 
-def _words(library: Mapping[str, Any]) -> Words:
+def words_of(library: Mapping[str, Any]) -> Words:
+    """The names and texts of a library's JSON, by id."""
     return {e["id"]: (e.get("name", ""), e["text"]) for e in library["experiences"]}
 
 
-def _line(words: tuple[str, str] | None) -> str | None:
+def line_of(words: tuple[str, str] | None) -> str | None:
+    """A name and a text as they stand in a prompt."""
     return ": ".join(filter(None, words)) if words else None
 
 
@@ -131,21 +133,21 @@ def _life(
     """What became of a lesson, one event after another."""
     library = shipped = {e.id: (e.name, e.text) for e in start}
     if identity in start:
-        yield {"step": -1, "kind": "start", "what": "the run began with it", "after": _line(library.get(identity))}
+        yield {"step": -1, "kind": "start", "what": "the run began with it", "after": line_of(library.get(identity))}
     for step in steps:
-        ends, ships = _words(step["library"]), _words(step["shipped"])
+        ends, ships = words_of(step["library"]), words_of(step["shipped"])
         words = dict(library)
         for row in (row for row in operations if row["step"] == step["step"]):
             if identity in row["ids"]:
                 yield _operation(identity, row, words)
-            _carry_out(row, words)
+            carry_out(row, words)
         for row in (row for row in trials if row["step"] == step["step"]):
-            tried = _words(row["candidate"]).get(identity)
+            tried = words_of(row["candidate"]).get(identity)
             if tried is not None or identity in shipped:
                 how = "without it" if tried is None else "with it" if tried != shipped.get(identity) else "unchanged"
                 yield {"step": step["step"], "kind": "trial", "what": row["figures"]["sentence"], "candidate": how}
         if words.get(identity) != ends.get(identity):
-            went_on = "without it" if identity not in ends else f"with: {_line(ends[identity])}"
+            went_on = "without it" if identity not in ends else f"with: {line_of(ends[identity])}"
             yield {"step": step["step"], "kind": "gate", "what": f"not taken over, learning goes on {went_on}"}
         if shipped.get(identity) != ships.get(identity):
             what = "ships no longer" if identity not in ships else "ships with these words from here on"
@@ -157,19 +159,19 @@ def _operation(identity: str, row: Row, words: Words) -> Row:
     """The event of one operation."""
     kind, ids, done = row["operation"]["op"], row["ids"], row["outcome"] == "done"
     event = {"step": row["step"], "kind": row["outcome"], "what": kind, "reason": row["reason"]}
-    before = _line(words.get(identity))
+    before = line_of(words.get(identity))
     if kind == "Merge":
         event["what"] = f"Merge of {', '.join(ids)}" + (f", it went into {ids[0]}" if identity != ids[0] else "")
     if kind in ("Add", "Modify") or (kind == "Merge" and identity == ids[0]):
         after = dict(words)
-        _carry_out(row | {"outcome": "done"}, after)
-        event |= {"before": before, "after" if done else "proposed": _line(after.get(identity))}
+        carry_out(row | {"outcome": "done"}, after)
+        event |= {"before": before, "after" if done else "proposed": line_of(after.get(identity))}
     elif kind in ("Delete", "Merge") and done:
         event["before"] = before
     return event
 
 
-def _carry_out(row: Row, words: Words) -> None:
+def carry_out(row: Row, words: Words) -> None:
     """Change the words as `Library.apply` did."""
     operation, ids = row["operation"], row["ids"]
     if row["outcome"] != "done" or operation["op"] == "Keep":
@@ -204,7 +206,7 @@ def _evidence(store: Store, run: str, origins: Mapping[int, set[str]]) -> tuple[
     for row in store.rows("advantages", run):
         advantage = row["advantage"]
         if origins.get(row["step"], set()) & set(advantage["groups"]):
-            lessons = [_line((name, text)) for name, text in advantage["lessons"]]
+            lessons = [line_of((name, text)) for name, text in advantage["lessons"]]
             contrasts.append({"step": row["step"], "groups": advantage["groups"], "lessons": lessons})
     columns = schema.rollouts.c
     attempts: dict[tuple[int, str], dict[int, Any]] = {

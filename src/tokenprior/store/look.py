@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from tokenprior.rollout import Usage
+from tokenprior.statistics import Interval, t_mean
 from tokenprior.store import schema
 from tokenprior.store.record import RunRecord
 
@@ -144,3 +145,202 @@ def _compared(connection: sa.Connection, runs: Sequence[RunRecord]) -> dict[str,
             own[run] = newest[name] = differences[0]
     found = {run.id: newest.get(run.name) if run.kind == "learn" else own.get(run.id) for run in runs}
     return {run: difference for run, difference in found.items() if difference}
+
+
+MOST_STEPS = 500  # in a curve
+
+# Phases whose calls belong to a step; those of the gate and of an evaluation serve all steps, and are counted as of 0.
+OF_A_STEP = ("rollout", "judge", "summary", "contrast", "revise")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFigures:
+    """A finished step in figures.
+
+    Attributes:
+        report: as the step left it, see `docs/formats.md`.
+        practice: mean reward over tasks, of the attempts that saw the whole library.
+        gate: the gain of the whole candidate over what shipped, with its figures; `None` where nothing was tried.
+        spent: by its attempts and by what was asked of the learning model.
+    """
+
+    step: int
+    report: Row
+    practice: Interval | None
+    gate: Row | None
+    spent: Usage
+
+
+def steps(store: Store, run: str, *, whole: int | None) -> list[StepFigures]:
+    """The newest `MOST_STEPS` finished steps of a run, in their order.
+
+    Args:
+        whole: so many attempts of each group saw the whole library, the first ones; `None` for all.
+    """
+    columns, rollouts, trials = schema.steps.c, schema.rollouts.c, schema.trials.c
+
+    def read(connection: sa.Connection) -> list[StepFigures]:
+        query = sa.select(columns.step, columns.report).where(columns.run == run)
+        found = connection.execute(query.order_by(columns.step.desc()).limit(MOST_STEPS)).all()
+        means = (
+            sa.select(rollouts.step, sa.func.avg(rollouts.reward_value))
+            .where(rollouts.run == run, rollouts.phase == "rollout", rollouts.reward_value.is_not(None))
+            .group_by(rollouts.step, rollouts.task)
+        )
+        values: dict[int, list[float]] = {}
+        for step, mean in connection.execute(means if whole is None else means.where(rollouts.attempt < whole)):
+            values.setdefault(step, []).append(mean)
+        tried = sa.select(trials.step, trials.figures).where(trials.run == run, trials.sequence == 0)
+        gate = {step: json.loads(figures) for step, figures in connection.execute(tried)}
+        spent = {step: usage for (phase, step), usage in _by_phase(connection, run).items() if phase == "step"}
+        return [
+            StepFigures(
+                step=row.step,
+                report=json.loads(row.report),
+                practice=t_mean(values[row.step]) if row.step in values else None,
+                gate=gate.get(row.step),
+                spent=spent.get(row.step, Usage()),
+            )
+            for row in reversed(found)
+        ]
+
+    return store.read(read)
+
+
+def _by_phase(connection: sa.Connection, run: str) -> dict[tuple[str, int], Usage]:
+    """What calls took, by phase and step; under the phase `step` all of a step together."""
+    columns = schema.calls.c
+    sums = [sa.func.sum(columns[name]) for name in ("input_tokens", "output_tokens", "cached_tokens", "cost_usd")]
+    query = (
+        sa.select(columns.phase, columns.step, sa.func.count(), *sums, sa.func.count(columns.cost_usd))
+        .where(columns.run == run)
+        .group_by(columns.phase, columns.step)
+    )
+    made: dict[tuple[str, int], Usage] = {}
+    for phase, step, calls, read, written, cached, cost, priced in connection.execute(query):
+        usage = Usage(
+            calls=calls,
+            input_tokens=read,
+            output_tokens=written,
+            cached_tokens=cached,
+            cost_usd=(cost or 0.0) if priced == calls else None,
+        )
+        made[phase, step] = usage
+        if phase in OF_A_STEP:
+            made["step", step] = made.get(("step", step), Usage()) + usage
+    return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """A run in a few figures.
+
+    Attributes:
+        attempts: by phase, how many there are, and how many of them have a reward.
+        troubles: by phase and reason, how many have none.
+        spent: by phase.
+    """
+
+    attempts: dict[str, tuple[int, int]]
+    troubles: dict[tuple[str, str], int]
+    spent: dict[str, Usage]
+
+    @property
+    def all_spent(self) -> Usage:
+        total = Usage()
+        for usage in self.spent.values():
+            total += usage
+        return total
+
+
+def totals(store: Store, run: str) -> Totals:
+    """Attempts, what went wrong with them, and what calls took."""
+    columns = schema.rollouts.c
+
+    def read(connection: sa.Connection) -> Totals:
+        query = (
+            sa.select(columns.phase, columns.trouble, sa.func.count(), sa.func.count(columns.reward_value))
+            .where(columns.run == run)
+            .group_by(columns.phase, columns.trouble)
+        )
+        attempts: dict[str, tuple[int, int]] = {}
+        troubles: dict[tuple[str, str], int] = {}
+        for phase, trouble, count, scored in connection.execute(query):
+            every, rewarded = attempts.get(phase, (0, 0))
+            attempts[phase] = (every + count, rewarded + scored)
+            if trouble:
+                troubles[phase, trouble] = count
+        spent: dict[str, Usage] = {}
+        for (phase, _), usage in _by_phase(connection, run).items():
+            if phase != "step":
+                spent[phase] = spent.get(phase, Usage()) + usage
+        return Totals(attempts=attempts, troubles=troubles, spent=spent)
+
+    return store.read(read)
+
+
+Place = tuple[str, int, str, int, str]  # phase, step, task, attempt and what it was made of: names an attempt of a run
+
+
+def troubled(store: Store, run: str, phase: str, trouble: str, *, after: Place | None, limit: int) -> list[Row]:
+    """Attempts without a reward for one reason, in the order of their places.
+
+    Args:
+        after: the place behind which the list goes on.
+    """
+    columns = schema.rollouts.c
+    place = (columns.phase, columns.step, columns.task, columns.attempt, columns.input_hash)
+
+    def read(connection: sa.Connection) -> list[Row]:
+        query = sa.select(*place, columns.rollout, columns.reward).where(
+            columns.run == run, columns.phase == phase, columns.trouble == trouble
+        )
+        if after is not None:
+            query = query.where(sa.tuple_(*place) > sa.tuple_(*map(sa.literal, after)))
+        found = connection.execute(query.order_by(*place).limit(limit)).all()
+        return [_troubled(row._mapping) for row in found]
+
+    return store.read(read)
+
+
+def _troubled(row: Mapping[Any, Any]) -> Row:
+    """An attempt with what is known of why it has no reward."""
+    rollout, reward = json.loads(row["rollout"]), json.loads(row["reward"]) if row["reward"] else {}
+    failure = rollout["failure"]
+    why = f"{failure[0]}: {failure[1]}" if failure else reward.get("reason", "")
+    names = ("phase", "step", "task", "attempt", "input_hash")
+    return {name: row[name] for name in names} | {"why": why}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """What an arm scored in a comparison.
+
+    Attributes:
+        run: of the comparison.
+        report: as `ArmReport.to_json` has it, without the rewards of its tasks.
+        difference: from the baseline, as in the comparison; empty for the baseline itself.
+    """
+
+    run: str
+    arm: str
+    report: Row
+    difference: Row
+
+
+def held_out(store: Store, name: str) -> list[HeldOut]:
+    """Scores of the newest 20 finished comparisons of a name, the newest first, arms in the order of their names."""
+    of, table, arms = schema.runs.c, schema.comparisons, schema.evaluations.c
+
+    def read(connection: sa.Connection) -> list[HeldOut]:
+        query = sa.select(of.id, table.c.comparison).join(schema.runs, table.c.run == of.id).where(of.name == name)
+        made: list[HeldOut] = []
+        for run, text in connection.execute(query.order_by(of.created_at.desc()).limit(20)).all():
+            differences = {one["arm"]: one for one in json.loads(text)["differences"]}
+            reports = sa.select(arms.arm, arms.report).where(arms.run == run).order_by(arms.arm)
+            for arm, report in connection.execute(reports):
+                short = {key: value for key, value in json.loads(report).items() if key != "tasks"}
+                made.append(HeldOut(run=run, arm=arm, report=short, difference=differences.get(arm, {})))
+        return made
+
+    return store.read(read)

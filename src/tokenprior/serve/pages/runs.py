@@ -21,9 +21,7 @@ async def runs(request: web.Request) -> web.Response:
     shown, more = lines[:PER_PAGE], lines[PER_PAGE:]
     older = address("/", before=f"{shown[-1].run.created_at!r}/{shown[-1].run.id}") if more else None
     since = max((line.run.updated_at for line in shown), default=0.0)
-    return render(
-        request, "runs.html", lines=shown, older=older, paged=before is not None, since=repr(since), swap=False
-    )
+    return render(request, "runs.html", lines=shown, older=older, paged=before is not None, since=since)
 
 
 async def changes(request: web.Request) -> web.Response:
@@ -36,7 +34,7 @@ async def changes(request: web.Request) -> web.Response:
     if not lines:
         return web.Response(status=204)
     newest = max(line.run.updated_at for line in lines)
-    return render(request, "runs_changes.html", lines=lines, since=repr(newest))
+    return render(request, "runs_changes.html", lines=lines, before=since, since=newest)
 
 
 def _place(text: str) -> tuple[float, str]:

@@ -1,0 +1,144 @@
+"""A run: where it stands now, its curves, what went wrong, and its story in words.
+
+What moves is fetched in parts: `live` answers with nothing while nothing changed, and brings the steps along only when
+one more is finished.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from tokenprior.config import LearnConfig
+from tokenprior.errors import ConfigError
+from tokenprior.serve.pages.site import PER_PAGE, SITE, address, ask, number_of, quoted, render, run_of
+from tokenprior.store import RunRecord, Store, look
+from tokenprior.store.story import story_of
+
+CHAPTERS = 10  # steps told on one page
+SILENT_S = 120.0  # a run that was not heard of for so long may have been killed
+
+
+def routes() -> list[web.RouteDef]:
+    return [
+        web.get("/runs/{run}", run),
+        web.get("/runs/{run}/live", live),
+        web.get("/runs/{run}/story", story),
+        web.get("/runs/{run}/attempts", attempts),
+    ]
+
+
+async def run(request: web.Request) -> web.Response:
+    """The whole page."""
+    record = await run_of(request)
+    return render(request, "run.html", **await ask(_everything, request.app[SITE].store, record))
+
+
+async def live(request: web.Request) -> web.Response:
+    """What changed since a moment: where the run stands, and its steps if there are more than `steps`; else nothing."""
+    record = await run_of(request)
+    if repr(record.updated_at) == request.query.get("since"):
+        return web.Response(status=204)
+    values = await ask(_everything, request.app[SITE].store, record)
+    moved = str(len(values["steps"])) != request.query.get("steps")
+    return render(request, "run_live.html", **values, moved=moved)
+
+
+async def story(request: web.Request) -> web.Response:
+    """Earlier steps of the story."""
+    record = await run_of(request)
+    before = number_of(request, "before")
+    chapters, earlier = await ask(_chapters, request.app[SITE].store, record, before)
+    return render(request, "run_story.html", run=record, chapters=chapters, earlier=earlier, before=before)
+
+
+async def attempts(request: web.Request) -> web.Response:
+    """Attempts that have no reward for one reason, each with what is known of it."""
+    record = await run_of(request)
+    phase, trouble = request.query.get("phase", "rollout"), request.query.get("trouble", "")
+    after = _place(request.query.get("after", ""))
+    found = await ask(
+        look.troubled, request.app[SITE].store, record.id, phase, trouble, after=after, limit=PER_PAGE + 1
+    )
+    shown, older = found[:PER_PAGE], None
+    if len(found) > PER_PAGE:
+        last = "/".join(str(shown[-1][name]) for name in ("phase", "step", "attempt", "input_hash", "task"))
+        older = address(request.path, phase=phase, trouble=trouble, after=last)
+    first = address(request.path, phase=phase, trouble=trouble) if after else None
+    return render(
+        request, "attempts.html", run=record, phase=phase, trouble=trouble, rows=shown, older=older, first=first
+    )
+
+
+def _everything(store: Store, record: RunRecord) -> dict[str, Any]:
+    config = learn_config(record)
+    whole = config.group_size - 2 * config.pairs if config else None
+    steps = look.steps(store, record.id, whole=whole or None)
+    totals = look.totals(store, record.id)
+    chapters, earlier = _chapters(store, record, None)
+    held_out = look.held_out(store, record.name)
+    return {
+        "run": record,
+        "base": f"/runs/{quoted(record.id)}",
+        "doing": look.doing(record),
+        "silent_s": SILENT_S,
+        "steps": steps,
+        "totals": totals,
+        "budget": _budget(record, totals),
+        "held_out": held_out,
+        "held_at": _held_at(store, record, held_out),
+        "chapters": chapters,
+        "earlier": earlier,
+        "gated": config is None or config.gate != "none",
+    }
+
+
+def learn_config(record: RunRecord) -> LearnConfig | None:
+    """How a run learned, as far as the store knows."""
+    try:
+        return LearnConfig.model_validate(record.config["learn"]).resolved()
+    except (KeyError, ValidationError):  # a run that was made in Python, or by another version
+        return None
+
+
+def _chapters(store: Store, record: RunRecord, before: int | None) -> tuple[list[Any], str | None]:
+    """Some steps of the story, and where those before them are."""
+    chapters = story_of(store, record.id, before=before, limit=CHAPTERS)
+    first = chapters[-1].step if chapters else 0
+    return chapters, address(f"/runs/{quoted(record.id)}/story", before=first) if first > 0 else None
+
+
+def _budget(record: RunRecord, totals: look.Totals) -> list[tuple[str, float, float]]:
+    """Of each limit that was set: its name, what is spent and what may be."""
+    limits, spent = record.config.get("budget") or {}, totals.all_spent
+    known = {
+        "usd": spent.cost_usd or 0.0,
+        "tokens": float(spent.input_tokens + spent.output_tokens),
+        "calls": float(spent.calls),
+    }
+    return [(name, known[name], float(limits[name])) for name in known if limits.get(name)]
+
+
+def _held_at(store: Store, record: RunRecord, held_out: list[look.HeldOut]) -> dict[int, look.HeldOut]:
+    """By step, the newest score on held-out tasks of what shipped after it; under -1 that of no library."""
+    if record.kind != "learn" or not held_out:
+        return {}
+    made: dict[int, look.HeldOut] = {}
+    versions = {one.version: one.step for one in store.versions(record.id) if one.shipped}
+    for one in held_out:
+        if one.report["score"]:
+            step = versions.get(one.report["library_version"])
+            if step is not None:
+                made.setdefault(step, one)
+    return made
+
+
+def _place(text: str) -> look.Place | None:
+    if not text:
+        return None
+    phase, step, attempt, made_of, task = ([*text.split("/", 4), "", "", "", ""])[:5]
+    if not (step.lstrip("-").isdecimal() and attempt.isdecimal()):
+        raise ConfigError(f"after={text[:80]}: expected a place as the page before gives it")
+    return phase, int(step), task, int(attempt), made_of
