@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from tokenprior.statistics import Interval
 from tokenprior.stratified import (
     FEWEST,
-    Drawn,
     StratifiedDifference,
     every_look,
     mean_with_interval,
@@ -144,15 +143,20 @@ class LiveEffect:
 
     @property
     def _figures(self) -> str:
-        assert self.always is not None, "there are figures where something was compared"
-        words = f"{self.always.mean:+.3f}"
-        if self.always.low is not None and self.always.high is not None:
-            words += f" [{self.always.low:+.3f}, {self.always.high:+.3f}], which holds at every look"
-        elif min(self.served.units, self.held_out.units) < FEWEST:
-            words += f", of fewer than {FEWEST} units in an arm"
-        else:
-            words += ", with all rewards alike"
-        return f"{words} ({_counted(self.served)} with it, {_counted(self.held_out)} without)"
+        always, once = self.always, self.once
+        assert always is not None, "there are figures where something was compared"
+        counts = f"{_counted(self.served)} with it, {_counted(self.held_out)} without"
+        if (
+            once
+            and once.low is not None
+            and once.high is not None
+            and always.low is not None
+            and always.high is not None
+        ):
+            one_look = f"a single planned look would say [{once.low:+.3f}, {once.high:+.3f}]"
+            return f"{always.mean:+.3f} [{always.low:+.3f}, {always.high:+.3f}] ({counts}; {one_look})"
+        lacking = f"an arm has fewer than {FEWEST} units" if always.n < FEWEST else "all rewards are equal"
+        return f"{always.mean:+.3f} ({counts}; no interval, for {lacking})"
 
     @property
     def _lacking(self) -> str:
@@ -221,11 +225,11 @@ def _effect(library: str, version: str, versions: int, tallies: Sequence[UnitTal
 
 def _difference(values: Iterable[tuple[UnitTally, float | None]]) -> StratifiedDifference | None:
     """Served less held out. What is not known is left out."""
-    return stratified_difference(
-        Drawn(stratum=_stratum(tally), treated=not tally.held_out, unit=tally.unit, value=value)
-        for tally, value in values
-        if value is not None
-    )
+    cells: dict[tuple[Hashable, bool], dict[str, float]] = defaultdict(dict)
+    for tally, value in values:
+        if value is not None:
+            cells[_stratum(tally), not tally.held_out][tally.unit] = value
+    return stratified_difference(cells)
 
 
 def _stratum(tally: UnitTally) -> tuple[str, float]:
@@ -275,7 +279,8 @@ def _warnings(tallies: Sequence[UnitTally]) -> tuple[str, ...]:
             f"But {served:.1%} of the requests with it have a reward and {held_out:.1%} of those held out: they may "
             "not be the same kind, and the difference may come from that."
         )
-    failed = _difference((tally, tally.failed / tally.requests) for tally in drawn)
+    failures = any(tally.failed for tally in drawn)
+    failed = _difference((tally, tally.failed / tally.requests) for tally in drawn) if failures else None
     if failed and _is_sure(failed):
         served, held_out = _shares(_of(failed, drawn), lambda tally: tally.failed)
         said.append(f"But {served:.1%} of the requests with it failed, {held_out:.1%} of those held out.")
@@ -336,4 +341,4 @@ def _arm_json(arm: LiveArm) -> dict[str, Any]:
 def _interval_json(interval: Interval | None) -> dict[str, Any] | None:
     if interval is None:
         return None
-    return {"mean": interval.mean, "low": interval.low, "high": interval.high, "units": interval.n}
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high}

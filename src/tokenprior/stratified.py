@@ -14,9 +14,10 @@ Disease", Journal of the National Cancer Institute 22 (1959). For the two values
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable
+from collections import Counter
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from statistics import NormalDist, fmean
 
 from tokenprior.statistics import Interval, t_quantile
@@ -30,18 +31,8 @@ _TUNED_TO = 0.15
 _POWER = NormalDist().inv_cdf(0.8)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
-    """A unit's value in one stratum.
-
-    Attributes:
-        treated: the arm that it was drawn into; the difference is the treated less the others.
-    """
-
-    stratum: Hashable
-    treated: bool
-    unit: str
-    value: float
+# By stratum, and by whether it was treated, the value of each unit. The difference is the treated less the others.
+Cells = Mapping[tuple[Hashable, bool], Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,18 +112,12 @@ def every_look(variance: float, scatter: float) -> float:
     return math.sqrt(variance * (1 + 1 / time) * (math.log1p(time) - 2 * math.log(LEVEL)))
 
 
-def stratified_difference(drawn: Iterable[Drawn]) -> StratifiedDifference | None:
+def stratified_difference(cells: Cells) -> StratifiedDifference | None:
     """The treated less the others, each stratum by itself and then pooled. No order of the values changes it.
-
-    Args:
-        drawn: a unit at most once in each arm of each stratum.
 
     Returns:
         `None` where no stratum has two units in each arm.
     """
-    cells: dict[tuple[Hashable, bool], dict[str, float]] = defaultdict(dict)
-    for one in drawn:
-        cells[one.stratum, one.treated][one.unit] = one.value
     sizes = {cell: len(values) for cell, values in cells.items()}
     strata = frozenset(s for s, _ in cells if min(sizes.get((s, True), 0), sizes.get((s, False), 0)) > 1)
     if not strata:
@@ -140,31 +125,37 @@ def stratified_difference(drawn: Iterable[Drawn]) -> StratifiedDifference | None
     cells = {cell: values for cell, values in cells.items() if cell[0] in strata}
     told = {stratum: 1 / (1 / sizes[stratum, True] + 1 / sizes[stratum, False]) for stratum in strata}
     total = math.fsum(told.values())
-    every = [value for values in cells.values() for value in values.values()]
-    low, high = min(every), max(every)
+    low, high = (end(end(values.values()) for values in cells.values()) for end in (min, max))
     means = {cell: fmean(values.values()) for cell, values in cells.items()}
     scatters = {cell: _scatter(values.values(), low, high) for cell, values in cells.items()}
     parts = {cell: (told[cell[0]] / total) ** 2 * scatters[cell] / sizes[cell] for cell in cells}
-    pulls: dict[str, list[float]] = defaultdict(list)
-    for (stratum, treated), values in cells.items():
-        share = (1 if treated else -1) * told[stratum] / total / sizes[stratum, treated]
-        for unit, value in values.items():
-            pulls[unit].append(share * (value - means[stratum, treated]))
-    # Where one user came under several versions the pulls add up; that they cancel out is not relied upon.
-    shared = math.fsum(
-        math.fsum(pull) ** 2 - math.fsum(p * p for p in pull) for pull in pulls.values() if len(pull) > 1
-    )
+    pulls = {cell: (1 if cell[1] else -1) * told[cell[0]] / total / sizes[cell] for cell in cells}
     alone = math.fsum(parts.values())
     estimate = math.fsum(told[s] / total * (means[s, True] - means[s, False]) for s in strata)
     return StratifiedDifference(
         estimate=0.0 if abs(estimate) <= 1e-12 * max(abs(low), abs(high)) else estimate,
-        variance=alone + max(0.0, shared),
-        scatter=math.fsum(scatters[cell] * sizes[cell] for cell in cells) / len(every),
+        # That the values of a unit cancel out is not relied upon.
+        variance=alone + max(0.0, _shared(cells, means, pulls)),
+        scatter=math.fsum(scatters[cell] * sizes[cell] for cell in cells) / sum(sizes[cell] for cell in cells),
         df=int(alone**2 / math.fsum(part**2 / (sizes[cell] - 1) for cell, part in parts.items())) if alone else 1,
         most=high - low,
-        units=min(len({unit for cell, v in cells.items() if cell[1] is arm for unit in v}) for arm in (True, False)),
+        units=min(len(set().union(*(cells[stratum, arm] for stratum in strata))) for arm in (True, False)),
         strata=strata,
     )
+
+
+def _shared(
+    cells: Cells, means: Mapping[tuple[Hashable, bool], float], pulls: Mapping[tuple[Hashable, bool], float]
+) -> float:
+    """What units that stand in several cells add to the variance of an estimate that each of their values pulls at."""
+    seen = Counter(chain.from_iterable(cells.values()))
+    by_unit: dict[str, list[float]] = {unit: [] for unit, times in seen.items() if times > 1}
+    if not by_unit:
+        return 0.0
+    for cell, values in cells.items():
+        for unit in by_unit.keys() & values.keys():
+            by_unit[unit].append(pulls[cell] * (values[unit] - means[cell]))
+    return math.fsum(math.fsum(pull) ** 2 - math.fsum(one * one for one in pull) for pull in by_unit.values())
 
 
 def mean_with_interval(values: Collection[float]) -> Interval | None:

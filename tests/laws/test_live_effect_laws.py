@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,25 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tokenprior.live_effect import UnitTally, live_effects
-from tokenprior.stratified import Drawn, StratifiedDifference, mean_with_interval, stratified_difference
+from tokenprior.stratified import StratifiedDifference, mean_with_interval, stratified_difference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A unit's value in one stratum."""
+
+    stratum: str
+    treated: bool
+    unit: str
+    value: float
+
+
+def difference_of(drawn: Iterable[Drawn]) -> StratifiedDifference | None:
+    cells: dict[tuple[Hashable, bool], dict[str, float]] = defaultdict(dict)
+    for one in drawn:
+        cells[one.stratum, one.treated][one.unit] = one.value
+    return stratified_difference(cells)
+
 
 law = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 drawn_values = st.lists(
@@ -64,7 +83,7 @@ def lognormal(rng: random.Random, treated: bool) -> float:
 
 
 def found(drawn: list[Drawn]) -> StratifiedDifference:
-    difference = stratified_difference(drawn)
+    difference = difference_of(drawn)
     assert difference is not None
     return difference
 
@@ -106,7 +125,7 @@ def test_looking_again_and_again_keeps_the_truth_within_the_interval(share: floa
     for _ in range(200):
         drawn = lot(int(looks[-1]), share, value, rng)
         for look in looks:
-            difference = stratified_difference(drawn[: int(look)])
+            difference = difference_of(drawn[: int(look)])
             if difference and (bounds := difference.always).low is not None and bounds.high is not None:
                 if bounds.low <= truth <= bounds.high:
                     continue
@@ -154,7 +173,7 @@ def test_a_rate_that_drifts_while_the_share_changes_does_not_look_like_an_effect
 def test_no_order_changes_anything(drawn: list[Drawn], rng: random.Random) -> None:
     mixed = list(drawn)
     rng.shuffle(mixed)
-    assert stratified_difference(mixed) == stratified_difference(drawn)
+    assert difference_of(mixed) == difference_of(drawn)
 
 
 @law
@@ -169,8 +188,8 @@ def test_no_order_of_the_tallies_changes_what_is_said(made: list[UnitTally], rng
 @law
 @given(drawn_values, st.sampled_from([0.5, 2.0, 100.0]), st.sampled_from([-8.0, 0.0, 3.0]))
 def test_another_scale_of_rewards_gives_the_same_on_that_scale(drawn: list[Drawn], size: float, start: float) -> None:
-    plain = stratified_difference(drawn)
-    scaled = stratified_difference([replace(one, value=start + size * one.value) for one in drawn])
+    plain = difference_of(drawn)
+    scaled = difference_of([replace(one, value=start + size * one.value) for one in drawn])
     if plain is None or scaled is None:
         assert plain is scaled
         return
@@ -186,8 +205,8 @@ def test_another_scale_of_rewards_gives_the_same_on_that_scale(drawn: list[Drawn
 @law
 @given(drawn_values)
 def test_the_other_way_round_is_the_difference_with_the_other_sign(drawn: list[Drawn]) -> None:
-    here = stratified_difference(drawn)
-    there = stratified_difference([replace(one, treated=not one.treated) for one in drawn])
+    here = difference_of(drawn)
+    there = difference_of([replace(one, treated=not one.treated) for one in drawn])
     assert (here is None) is (there is None)
     if here and there:
         assert there.estimate == pytest.approx(-here.estimate)
@@ -197,7 +216,7 @@ def test_the_other_way_round_is_the_difference_with_the_other_sign(drawn: list[D
 @law
 @given(drawn_values)
 def test_what_holds_at_every_look_is_wider_than_what_holds_at_one(drawn: list[Drawn]) -> None:
-    difference = stratified_difference([one for one in drawn if one.stratum == "a"])
+    difference = difference_of([one for one in drawn if one.stratum == "a"])
     if difference and difference.df > 30:
         once, always = difference.once, difference.always
         if once.low is not None and always.low is not None:

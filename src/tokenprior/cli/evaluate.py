@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tokenprior.cli.live_effect import compare_live
 from tokenprior.cli.setting import Set, configured
+from tokenprior.cli.show import DEFAULT_STORE
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from tokenprior.comparison import Comparison
     from tokenprior.config import Config
     from tokenprior.library import Library
@@ -34,11 +38,14 @@ def evaluate(
     changes: Set = None,
 ) -> None:
     """Score a library on the held-out tasks, beside no prior at all: `compare` with one arm."""
-    compare(config, arm=[f"library={library}"] if library else [], changes=changes)
+    compare([config], arm=[f"library={library}"] if library else [], changes=changes)
 
 
 def compare(
-    config: Annotated[Path, typer.Argument(help="A YAML config.")],
+    config: Annotated[
+        list[Path] | None,
+        typer.Argument(help="A YAML config; with --live names that libraries are served under, all by default."),
+    ] = None,
     arm: Annotated[
         list[str],
         typer.Option(
@@ -59,15 +66,31 @@ def compare(
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole comparison to this file.")] = None,
     html_file: Annotated[Path | None, typer.Option("--html", help="Write it as one page for a browser.")] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="What served libraries do, from the rewards of requests with and without.")
+    ] = False,
+    store: Annotated[
+        str | None, typer.Option("--store", help="With --live: the store that requests were recorded in.")
+    ] = None,
     changes: Set = None,
 ) -> None:
     """Compare libraries with no prior on the held-out tasks, paired by task, with intervals."""
     import asyncio
     import json
 
+    from tokenprior.errors import ConfigError
     from tokenprior.exports.page import comparison_page
 
-    loaded = configured(config, changes)
+    if live:
+        if arm or control or k or stop_early or html_file or changes:
+            raise ConfigError("--live: reads what was recorded; of the options it takes only --store and --json")
+        compare_live([str(name) for name in config or ()], store=store or DEFAULT_STORE, json_file=json_file)
+        return
+    if store:
+        raise ConfigError("--store goes with --live; otherwise the config names its store")
+    if not config or len(config) > 1:
+        raise ConfigError("expected one YAML config, or --live for libraries that are served")
+    loaded = configured(config[0], changes)
     changed = {"k": k or loaded.evaluate.k, "stop_early": stop_early or loaded.evaluate.stop_early}
     loaded = loaded.model_copy(update={"evaluate": loaded.evaluate.model_copy(update=changed)})
     made = asyncio.run(_compared(loaded, _arms(arm, loaded.store), control))
@@ -156,7 +179,6 @@ def _circumstances(config: Config) -> dict[str, Any]:
 
 def print_comparison(made: Comparison) -> None:
     """A table of the arms, then a sentence for each difference."""
-    from rich.console import Console
     from rich.table import Table
 
     from tokenprior.cli.live import money
@@ -181,11 +203,17 @@ def print_comparison(made: Comparison) -> None:
             money(arm.usage),
             f"{arm.latency_s:.1f}",
         )
-    # A table in a pipe must not be cut to 80 columns.
-    console = Console(highlight=False, markup=False)
-    console.print(table) if console.is_terminal else Console(highlight=False, markup=False, width=200).print(table)
+    print_table(table)
     if made.constant:
         answer, share = made.constant
         print(f"best constant answer: {answer[:60]!r} would score {share:.3f}")
     for difference in made.differences:
         print(difference.verdict)
+
+
+def print_table(table: Table) -> None:
+    """Print a table, in a pipe with all its columns: not cut to 80 characters."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    console.print(table) if console.is_terminal else Console(highlight=False, markup=False, width=200).print(table)

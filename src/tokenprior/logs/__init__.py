@@ -1,7 +1,8 @@
 """Logs: attempts that were made elsewhere, read as rollouts with rewards. Nothing is called, everything is data.
 
-Three forms are read: rows in the message shape of OpenAI (`messages`), logs of Inspect (`inspect`) and traces of
-OpenTelemetry (`otel`). Each attempt keeps where it stands in the log, in its `metadata["source"]`.
+Four forms are read: rows in the message shape of OpenAI (`messages`), logs of Inspect (`inspect`), traces of
+OpenTelemetry (`otel`), and requests that a store kept (`served`). Each attempt keeps where it stands in the log, in its
+`metadata["source"]`.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tokenprior.errors import ConfigError, DataError
-from tokenprior.logs import inspect, messages, otel
+from tokenprior.logs import inspect, messages, otel, served
 from tokenprior.logs.base import LoggedTask, grouped, lines, parsed, whole
 
 __all__ = ["Form", "LoggedTask", "load_logs"]
 
-Form = Literal["auto", "messages", "inspect", "otel"]
+Form = Literal["auto", "messages", "inspect", "otel", "served"]
 
-_READERS = {"messages": messages.read, "inspect": inspect.read, "otel": otel.read}
+_READERS = {"messages": messages.read, "inspect": inspect.read, "otel": otel.read, "served": served.read}
 _FIELDS: dict[str, tuple[str, ...]] = {
     "messages": tuple(messages.USUAL),
     "inspect": ("reward",),
     "otel": ("task", "reward", "question", "answer"),
+    "served": ("library",),
 }
 
 
@@ -33,12 +35,12 @@ def load_logs(
     """Read attempts from a log, by task.
 
     Args:
-        path: JSON lines, an Inspect log (`.eval`, `.json`), or traces as OTLP/JSON.
+        path: JSON lines, an Inspect log (`.eval`, `.json`), traces as OTLP/JSON, or a store.
         form: `auto` tells by what the file begins with.
         fields: which of the log's fields stand for `task`, `reward`, `messages`, `question`, `answer`, `output` and
             `rollouts`; a name such as `metadata.task_id` reaches into objects. Those not named are looked for under
             their usual names. An Inspect log takes `reward`, the name of a score; a trace takes `task`, `reward`,
-            `question` and `answer`, names of attributes.
+            `question` and `answer`, names of attributes; a store takes `library`, the name that one is served under.
 
     Returns:
         The tasks in the order of the log. An attempt without a reward is unscored; one that ended with an error, where
@@ -62,13 +64,16 @@ def load_logs(
     except RecursionError as error:
         raise DataError(f"{path}: objects nested too deeply to be read") from error
     if not logged:
-        raise DataError(f"{path}: no attempts in it")
+        rewarded = "rewarded " if read_as == "served" else ""
+        raise DataError(f"{path}: no {rewarded}attempts in it")
     return logged
 
 
 def _form(path: Path) -> str:
     if zipfile.is_zipfile(path):
         return "inspect"
+    if _begins(path, served.MAGIC):
+        return "served"
     first = next(lines(path), None)
     if first is None:
         raise DataError(f"{path}: no rows")
@@ -81,6 +86,14 @@ def _form(path: Path) -> str:
         except DataError:
             return "messages"
     return _form_of(value[0] if isinstance(value, list) and value else value)
+
+
+def _begins(path: Path, magic: bytes) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(magic)) == magic
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _form_of(value: Any) -> str:

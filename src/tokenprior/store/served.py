@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 from tokenprior.errors import NotFound
 from tokenprior.live_effect import LiveEffect, UnitTally, live_effects
 from tokenprior.private import masked
-from tokenprior.redact import redact
+from tokenprior.redact import without_own_secrets
 from tokenprior.reward import Reward
 from tokenprior.served import Served
 from tokenprior.store import codec, schema
@@ -25,7 +26,9 @@ from tokenprior.store.writer import Writer
 if TYPE_CHECKING:
     from tokenprior.store.open import Store
 
+_FIELDS = tuple(field.name for field in fields(Served))
 _LONGEST_NAME = 255
+_SHORT = 24  # characters
 
 
 class ServedLog:
@@ -36,9 +39,10 @@ class ServedLog:
 
     async def note(self, served: Sequence[Served]) -> None:
         """Keep some requests, in one transaction."""
-        rows = [_row(one) for one in served]
-        if rows:
-            await self._writer.run(lambda connection: connection.execute(schema.served.insert(), rows))
+        if served:
+            # The rows are made in the writer's thread: masking long texts would hold up whoever serves.
+            insert = schema.served.insert()
+            await self._writer.run(lambda connection: connection.execute(insert, [_row(one) for one in served]))
 
     async def reward(self, name: str, reward: Reward) -> Served | None:
         """Give a request its reward, in place of an earlier one; `None` if there is no such request.
@@ -108,26 +112,23 @@ def _tallies(connection: sa.Connection, libraries: Sequence[str]) -> Iterator[Un
 
 
 def _row(served: Served) -> dict[str, Any]:
-    named = {name: _name(getattr(served, name)) for name in ("library", "reply_id", "model")}
-    exchange, reward = served.exchange, served.reward
-    return (
-        asdict(served)
-        | named
-        | {
-            "reply_id": named["reply_id"] or None,
-            "task": None if served.task is None else _name(_masked(served.task)),
-            "held_out": int(served.held_out),
-            "exchange": None if exchange is None else codec.dumps(_masked(exchange)),
-            **_rewarded(reward, served.served_at),
-        }
-    )
+    exchange = served.exchange
+    return {name: getattr(served, name) for name in _FIELDS} | {
+        "library": _name(served.library),
+        "reply_id": _name(served.reply_id) or None,
+        "model": _name(served.model),
+        "task": None if served.task is None else _name(_masked(served.task)),
+        "held_out": int(served.held_out),
+        "exchange": None if exchange is None else codec.dumps(_masked(exchange)),
+        **_rewarded(served.reward, served.served_at),
+    }
 
 
 def _rewarded(reward: Reward | None, at: float) -> dict[str, Any]:
     if reward is None:
         return {"reward": None, "reward_value": None, "rewarded_at": None}
-    said = codec.dumps(_masked(codec.reward_to_json(reward)))
-    return {"reward": said, "reward_value": reward.value, "rewarded_at": at}
+    said = replace(reward, feedback=_masked(reward.feedback))
+    return {"reward": codec.dumps(codec.reward_to_json(said)), "reward_value": reward.value, "rewarded_at": at}
 
 
 def _name(text: str) -> str:
@@ -135,10 +136,16 @@ def _name(text: str) -> str:
     return codec.plain(text).replace("\0", "\\0")[:_LONGEST_NAME]
 
 
+@lru_cache
+def _known(text: str) -> str:
+    """Keys of JSON, roles and kinds, which every message has."""
+    return masked(without_own_secrets(text))
+
+
 def _masked(value: Any) -> Any:
     """A JSON value without the secrets and personal data in its texts."""
     if isinstance(value, str):
-        return masked(redact(value))
+        return _known(value) if len(value) <= _SHORT else masked(without_own_secrets(value))
     if isinstance(value, dict):
         return {_masked(key): _masked(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
