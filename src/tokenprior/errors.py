@@ -11,6 +11,7 @@
     ├── BudgetReached                  a hard budget leaves no room for the next call
     ├── StoreError                     the store cannot be opened, read or written
     │   └── RunLocked                  another process is at work on this run
+    ├── EditRefused                    an edit by hand does not fit the library as it is now
     └── NotFound                       no run, library, group or rollout of that name
 
 What goes wrong with a single rollout, reward or reply is not an error but a fact: see `rollout.Failure`,
@@ -69,6 +70,12 @@ class StoreError(TokenpriorError):
 
 class RunLocked(StoreError):
     """Another process is at work on this run."""
+
+
+class EditRefused(TokenpriorError):
+    """An edit by hand does not fit the library as it is now. Nothing was changed."""
+
+    exit_code = 2
 
 
 class NotFound(TokenpriorError):

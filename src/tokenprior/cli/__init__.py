@@ -8,7 +8,23 @@ from io import TextIOWrapper
 
 import typer
 
-from tokenprior.cli import audit, doctor, evaluate, exporting, history, init, learn, mcp, models, serve, show, ui, why
+from tokenprior.cli import (
+    audit,
+    doctor,
+    edit,
+    evaluate,
+    exporting,
+    history,
+    init,
+    learn,
+    mcp,
+    merge,
+    models,
+    serve,
+    show,
+    ui,
+    why,
+)
 from tokenprior.errors import TokenpriorError
 
 INTERRUPTED = 130  # typer's exit code after Ctrl-C
@@ -32,8 +48,10 @@ app.command("diff")(show.diff)
 app.command("history")(history.history)
 app.command("rollback")(history.rollback)
 app.command("pin")(history.pin)
+app.command("edit")(edit.edit)
 app.command("export")(exporting.export)
 app.command("import")(exporting.import_)
+app.command("merge")(merge.merge)
 app.command("serve")(serve.serve)
 app.command("ui")(ui.ui)
 app.command("mcp")(mcp.mcp)

@@ -36,11 +36,15 @@ def life_of(store: Store, run: str, text: str) -> Row:
     """
     identity = parse_id(text) or text
     start = store.find_run(run).start
-    steps, trials = store.rows("steps", run), store.rows("trials", run)
+    steps, trials, edits = (store.rows(table, run) for table in ("steps", "trials", "edits"))
     operations = with_targets(store.rows("operations", run), steps)
     used = store.library(run)
     learning = Library.from_json(steps[-1]["library"]) if steps else used
-    holders = [(-1, start), *_holders(steps, trials)]
+    holders = [
+        (-1, start),
+        *_holders(steps, trials),
+        *((row["step"], Library.from_json(row["edited"])) for row in edits),
+    ]
     holding = [library for _, library in (*holders, (0, used), (0, learning)) if identity in library]
     added = {i for row in operations if row["outcome"] == "done" for i in row["ids"]}
     if not holding and identity not in added:
@@ -48,7 +52,10 @@ def life_of(store: Store, run: str, text: str) -> Row:
         raise _unknown(run, identity, there, {e.id for _, library in holders for e in library} | added)
     now = holding[-1][identity] if holding else None
     effect = effects_of(steps).get((identity, now.line)) or now.effect if now else None
-    life = list(_life(identity, start, steps, operations, trials))
+    life = sorted(
+        [*_life(identity, start, steps, operations, trials), *_by_hand(identity, edits)],
+        key=lambda event: event["step"],
+    )
     groups, contrasts = _evidence(store, run, _origins(identity, holders, operations))
     return {
         "run": run,
@@ -153,6 +160,23 @@ def _life(
             what = "ships no longer" if identity not in ships else "ships with these words from here on"
             yield {"step": step["step"], "kind": "ships", "what": what}
         library, shipped = ends, ships
+
+
+def _by_hand(identity: str, edits: Sequence[Row]) -> Iterator[Row]:
+    """What people did with a lesson, after the step that was the last one then."""
+    said = {"Add": "added", "Modify": "reworded", "Merge": "merged", "Delete": "deleted", "Keep": "kept"}
+    for row in edits:
+        for one in row["operations"]:
+            ids = one.get("ids") or [one["id"]]
+            if identity in ids:
+                what = said[one["op"]] + (f" with {', '.join(i for i in ids if i != identity)}" if len(ids) > 1 else "")
+                after = words_of(row["edited"]).get(identity)
+                event = {
+                    "step": row["step"],
+                    "kind": "edit",
+                    "what": f"{what} by hand, by {row['author']}: {row['reason']}",
+                }
+                yield event | {"before": one["before"].get(identity), "after": line_of(after)}
 
 
 def _operation(identity: str, row: Row, words: Words) -> Row:

@@ -247,54 +247,29 @@ class Store:
         """A library of a run.
 
         Args:
-            at: a step, for what learning went on from after it; the beginning of a version, for any that was tried or
-                kept; `None` for what is used: the pinned one, else what ships after the last step, else what the run
-                began with.
+            at: a step, for what learning went on from after it; the beginning of a version, for any that was tried,
+                kept or made by hand; `None` for what is used: the pinned one, else what ships after the last step, else
+                what the run began with.
 
         Raises:
             NotFound: the run has no such step or version.
         """
-        steps, trials, pins = schema.steps.c, schema.trials.c, schema.pins.c
-
-        def read(connection: sa.Connection) -> str | None:
-            wanted = at
-            if wanted is None:
-                chosen = sa.select(pins.version).where(pins.run == run).order_by(pins.sequence.desc()).limit(1)
-                wanted = connection.execute(chosen).scalar()
-            if wanted is None:
-                queries = [sa.select(steps.shipped).where(steps.run == run)]
-            elif isinstance(wanted, int):
-                queries = [sa.select(steps.library).where(steps.run == run, steps.step == wanted)]
-            else:
-                queries = [
-                    sa.select(steps.shipped).where(steps.run == run, steps.shipped_version.startswith(wanted)),
-                    sa.select(steps.library).where(steps.run == run, steps.library_version.startswith(wanted)),
-                ]
-            for query in queries:
-                if found := connection.execute(query.order_by(steps.step.desc()).limit(1)).scalar():
-                    return str(found)
-            if isinstance(wanted, str):
-                query = sa.select(trials.candidate).where(
-                    trials.run == run, trials.candidate_version.startswith(wanted)
-                )
-                return connection.execute(query.order_by(trials.step.desc()).limit(1)).scalar()
-            return None
-
-        found = self.read(read)
-        if found is not None:
-            return Library.from_json(json.loads(found))
-        start = next((record.start for record in self.runs() if record.id == run), Library())
-        if isinstance(at, int) or not start.version.startswith(at or ""):
+        found = self.read(lambda connection: library_in(connection, run, at))
+        if found is None:
             what = f"step {at}" if isinstance(at, int) else f"version {at!r}"
             raise NotFound(f"{self._shown}: run {run} has no {what}: tokenprior history shows what there is")
-        return start
+        return found
 
     def versions(self, run: str) -> list[LibraryVersion]:
-        """Every library that a run tried or kept, oldest first, with its evidence; none before its first step."""
+        """Every library that a run tried or kept, or that was made by hand, oldest first, with its evidence.
+
+        None before its first step, unless one was made by hand.
+        """
         pins = self.rows("pins", run)
         pinned = pins[-1]["version"] if pins else None
         start = self.find_run(run).start
-        return versions(start, self.rows("steps", run), self.rows("trials", run), self.rows("operations", run), pinned)
+        rows = {table: self.rows(table, run) for table in ("steps", "trials", "operations", "edits")}
+        return versions(start, rows["steps"], rows["trials"], rows["operations"], pinned, rows["edits"])
 
     def pin(self, run: str, version: str | None, reason: str) -> None:
         """Use a version from now on, whatever learning ships; `None` goes back to what learning ships.
@@ -304,19 +279,7 @@ class Store:
         """
         chosen = None if version is None else self.library(run, version).version
 
-        def write(connection: sa.Connection) -> None:
-            count = sa.select(sa.func.count()).where(schema.pins.c.run == run)
-            connection.execute(
-                schema.pins.insert().values(
-                    run=run,
-                    sequence=connection.execute(count).scalar_one(),
-                    version=chosen,
-                    reason=codec.plain(redact(reason)),
-                    pinned_at=time.time(),
-                )
-            )
-
-        self.writer.run_now(write)
+        self.writer.run_now(lambda connection: pin_in(connection, run, chosen, reason))
 
     def rows(self, table: str, run: str, *where: Any) -> list[dict[str, Any]]:
         """All rows of one run in one table, in the order of its key; JSON columns as values.
@@ -327,7 +290,7 @@ class Store:
         """
         source = schema.metadata.tables[table]
         texts = {"rollout", "reward", "advantage", "library", "report", "operation", "reply", "request", "result"}
-        texts |= {"shipped", "observations", "candidate", "figures", "arguments", "comparison"}
+        texts |= {"shipped", "observations", "candidate", "figures", "arguments", "operations", "edited", "comparison"}
 
         def read(connection: sa.Connection) -> list[dict[str, Any]]:
             query = sa.select(source).where(source.c.run == run, *where).order_by(*source.primary_key.columns)
@@ -337,3 +300,46 @@ class Store:
             {key: json.loads(value) if key in texts and value is not None else value for key, value in row.items()}
             for row in self.read(read)
         ]
+
+
+def library_in(connection: sa.Connection, run: str, at: int | str | None = None) -> Library | None:
+    """A library of a run within a transaction, see `Store.library`; `None` if the run has no such step or version."""
+    steps, trials, pins, edits = schema.steps.c, schema.trials.c, schema.pins.c, schema.edits.c
+    wanted = at
+    if wanted is None:
+        chosen = sa.select(pins.version).where(pins.run == run).order_by(pins.sequence.desc()).limit(1)
+        wanted = connection.execute(chosen).scalar()
+    if wanted is None:
+        queries = [sa.select(steps.shipped).where(steps.run == run).order_by(steps.step.desc())]
+    elif isinstance(wanted, int):
+        queries = [sa.select(steps.library).where(steps.run == run, steps.step == wanted)]
+    else:
+        queries = [
+            sa.select(column).where(version.startswith(wanted), of == run).order_by(order.desc())
+            for column, version, of, order in (
+                (steps.shipped, steps.shipped_version, steps.run, steps.step),
+                (steps.library, steps.library_version, steps.run, steps.step),
+                (trials.candidate, trials.candidate_version, trials.run, trials.step),
+                (edits.edited, edits.edited_version, edits.run, edits.sequence),
+            )
+        ]
+    for query in queries:
+        if found := connection.execute(query.limit(1)).scalar():
+            return Library.from_json(json.loads(found))
+    text = connection.execute(sa.select(schema.runs.c.start).where(schema.runs.c.id == run)).scalar()
+    start = Library.from_json(json.loads(text)) if text else Library()
+    return None if isinstance(at, int) or not start.version.startswith(at or "") else start
+
+
+def pin_in(connection: sa.Connection, run: str, version: str | None, reason: str) -> None:
+    """Note within a transaction what is used from now on."""
+    count = sa.select(sa.func.count()).where(schema.pins.c.run == run)
+    connection.execute(
+        schema.pins.insert().values(
+            run=run,
+            sequence=connection.execute(count).scalar_one(),
+            version=version,
+            reason=codec.plain(redact(reason)),
+            pinned_at=time.time(),
+        )
+    )

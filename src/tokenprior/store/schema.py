@@ -183,9 +183,10 @@ edits = Table(
     metadata,
     Column("run", String(80), nullable=False),
     Column("sequence", Integer, nullable=False),
+    Column("step", Integer, nullable=False),  # the last that was finished then; -1 for none
     Column("author", String(80), nullable=False),
     Column("reason", Text, nullable=False),
-    Column("operations", Text, nullable=False),
+    Column("operations", Text, nullable=False),  # each with the words that it was made on
     Column("before_version", String(12), nullable=False),
     Column("edited_version", String(12), nullable=False),
     Column("edited", Text, nullable=False),  # the library that came of it

@@ -10,8 +10,8 @@ from tokenprior.library import Library
 
 # How a version came about. `start`: the run began with it. `candidate`, `part`: it was tried at the gate, whole or as
 # part of the changes. `learned`: there was no trial in that step. `pruned`: what was left when lessons measured to hurt
-# were deleted and the gate refused the rest. `back`: learning came to what ships already.
-Origin = Literal["start", "candidate", "part", "learned", "pruned", "back"]
+# were deleted and the gate refused the rest. `back`: learning came to what ships already. `edited`: a person made it.
+Origin = Literal["start", "candidate", "part", "learned", "pruned", "back", "edited"]
 
 Row = Mapping[str, Any]
 
@@ -31,6 +31,7 @@ class LibraryVersion:
         ships: whether it ships now.
         learning: whether learning goes on from it.
         pinned: whether a person chose it, so that it is used whatever ships.
+        edited: by whom and why, in words; empty for what nobody made by hand.
     """
 
     version: str
@@ -43,6 +44,7 @@ class LibraryVersion:
     ships: bool = False
     learning: bool = False
     pinned: bool = False
+    edited: str = ""
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -52,6 +54,7 @@ class LibraryVersion:
             "learned": "learned, no gate" if self.shipped else "learned, not tried again",
             "pruned": "what was left when the gate refused the candidate",
             "back": "learning is back at what ships",
+            "edited": self.edited,
         }
         first = self.trial["sentence"] if self.trial else told[self.origin]
         gone = f"lessons deleted, measured to hurt: {', '.join(self.deleted)}"
@@ -74,7 +77,12 @@ class LibraryVersion:
 
 
 def versions(
-    start: Library, steps: Sequence[Row], trials: Sequence[Row], operations: Sequence[Row], pinned: str | None
+    start: Library,
+    steps: Sequence[Row],
+    trials: Sequence[Row],
+    operations: Sequence[Row],
+    pinned: str | None,
+    edits: Sequence[Row] = (),
 ) -> list[LibraryVersion]:
     """Put the rows of one run together.
 
@@ -82,12 +90,13 @@ def versions(
 
     Args:
         start: what the run began with.
-        steps, trials, operations: the run's rows in the order of their keys.
+        steps, trials, operations, edits: the run's rows in the order of their keys.
         pinned: the version that a person chose, if one is in force.
     """
-    if not steps:
+    if not steps and not edits:
         return []
     made = [LibraryVersion(version=start.version, step=-1, origin="start", experiences=len(start), shipped=True)]
+    made += _edited(edits, -1)
     before = shipped = made[0].version
     for row in steps:
         deleted = measured_to_hurt([one for one in operations if one["step"] == row["step"]])
@@ -117,8 +126,24 @@ def versions(
                     shipped=row["shipped_version"] == row["library_version"] != shipped,
                 )
             )
+        made += _edited(edits, row["step"])
         before, shipped = row["library_version"], row["shipped_version"]
     return _marked(made, shipped, before, pinned)
+
+
+def _edited(edits: Sequence[Row], step: int) -> list[LibraryVersion]:
+    """What people made of the library after a step."""
+    return [
+        LibraryVersion(
+            version=row["edited_version"],
+            step=step,
+            origin="edited",
+            experiences=len(row["edited"]["experiences"]),
+            edited=f"edited by {row['author']}: {row['reason']}",
+        )
+        for row in edits
+        if row["step"] == step
+    ]
 
 
 def measured_to_hurt(operations: Sequence[Row]) -> tuple[str, ...]:

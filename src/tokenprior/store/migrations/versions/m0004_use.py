@@ -32,6 +32,7 @@ def upgrade() -> None:
         "edits",
         sa.Column("run", sa.String(80), nullable=False),
         sa.Column("sequence", sa.Integer, nullable=False),
+        sa.Column("step", sa.Integer, nullable=False),
         sa.Column("author", sa.String(80), nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
         sa.Column("operations", sa.Text, nullable=False),
