@@ -27,7 +27,8 @@ MODULES = {
 NOUNS = {
     "task", "rollout", "reward", "group", "advantage", "experience", "operation", "library", "prior", "epoch",
     "reply", "statistics", "sequential", "redact", "progress", "arm", "comparison", "controls",
-    "effects", "trial", "plot", "display", "relevance", "placement", "text", "served", "private", "stratified", "live_effect",
+    "effects", "trial", "plot", "display", "relevance", "placement", "text", "served", "private",
+    "merge", "stratified", "live_effect",
 }  # fmt: skip
 VERBS = {
     "attempt", "contrast", "revise", "prove", "learn", "evaluate", "audit", "tips", "ask", "flow", "forecast",

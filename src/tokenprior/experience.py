@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tokenprior.task import content_hash
@@ -25,6 +25,25 @@ def parse_id(text: object) -> str | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """A lesson of another library that an experience was taken over from.
+
+    Attributes:
+        run: that wrote it, or the library it was read from where no run is known.
+        id: its id there.
+        effect: what it was measured to do there: on those tasks, beside those lessons. `None` if that is not known, or
+            if the words are no longer those.
+    """
+
+    run: str
+    id: str
+    effect: Effect | None = None
+
+    def __str__(self) -> str:
+        return f"{self.run}/{self.id}" + (f" (effect there {self.effect})" if self.effect else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """Where the words of an experience came from.
 
@@ -36,6 +55,7 @@ class Provenance:
         groups: ids of the tasks whose groups it was drawn from, over its whole life.
         rollouts: the attempts shown to the learning model, each `task_id#index`.
         parents: ids of the experiences it was modified or merged from, over its whole life.
+        origins: the lessons of other libraries that it was before those were joined; see `merge.merge`.
     """
 
     run: str = ""
@@ -45,6 +65,7 @@ class Provenance:
     groups: tuple[str, ...] = ()
     rollouts: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
+    origins: tuple[Origin, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -55,6 +76,8 @@ class Provenance:
             "groups": list(self.groups),
             "rollouts": list(self.rollouts),
             "parents": list(self.parents),
+            # Left out where there are none: libraries from before there were any stay the same bytes.
+            **({"origins": [_origin_json(origin) for origin in self.origins]} if self.origins else {}),
         }
 
     @classmethod
@@ -67,7 +90,20 @@ class Provenance:
             groups=tuple(value.get("groups", ())),
             rollouts=tuple(value.get("rollouts", ())),
             parents=tuple(value.get("parents", ())),
+            origins=tuple(
+                Origin(
+                    run=str(origin["run"]),
+                    id=str(origin["id"]),
+                    effect=Effect(**origin["effect"]) if origin.get("effect") else None,
+                )
+                for origin in value.get("origins", ())
+            ),
         )
+
+
+def _origin_json(origin: Origin) -> dict[str, Any]:
+    effect = {"effect": asdict(origin.effect)} if origin.effect else {}
+    return {"run": origin.run, "id": origin.id, **effect}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +181,12 @@ _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+(?:['_][^\W_{_UNSPACED}]+)
 def one_line(text: str) -> str:
     """What a model wrote, in one line, with nothing in it that a reader cannot see."""
     return " ".join(_UNSEEN.sub(" ", text).split())
+
+
+def readable(text: str) -> str:
+    """What somebody else wrote, line by line, with nothing in it that a reader cannot see or a file cannot hold."""
+    whole = text.encode("utf-8", "replace").decode("utf-8")  # half of a character, as JSON may hold
+    return "\n".join(_UNSEEN.sub(" ", line).rstrip() for line in whole.splitlines()).strip()
 
 
 def words(text: str) -> list[str]:

@@ -343,6 +343,7 @@ class _Work:
             groups=tuple(dict.fromkeys([*(g for p in before for g in p.groups), *groups])),
             rollouts=tuple(dict.fromkeys([*(r for p in before for r in p.rollouts), *rollouts])),
             parents=tuple(dict.fromkeys([*parents, *(parent for p in before for parent in p.parents)])),
+            origins=tuple(dict.fromkeys(replace(origin, effect=None) for p in before for origin in p.origins)),
         )
         name = operation.name or old.name
         return replace(old, name=name, text=operation.text, provenance=provenance, effect=None)

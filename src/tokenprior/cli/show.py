@@ -87,6 +87,8 @@ def _library(store: Store, run: str, step: int | None, where: str) -> None:
         print(f"      {effect_words(effects.get((experience.id, experience.line)) or experience.effect)}")
         print(f"      step {origin.step}, {origin.operation}: {origin.reason or 'no reason given'}")
         print(f"      groups: {', '.join(origin.groups) or 'none'}")
+        if origin.origins:
+            print(f"      joined from: {', '.join(map(str, origin.origins))}")
     if not len(library):
         print("the library is empty")
     if step is None and learning != library.version:
@@ -159,6 +161,8 @@ def _rollout(store: Any, run: str, what: str, step: int | None) -> list[str]:
         if str(row["attempt"]) != index:
             continue
         lines.append(f"== {row['phase']} step {row['step']}, {task}#{index}")
+        if source := row["rollout"]["metadata"].get("source"):
+            lines.append(f"-- read from {source}")
         for message in row["rollout"]["messages"]:
             lines += _message(message)
         if row["rollout"]["failure"]:
