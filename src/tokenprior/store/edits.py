@@ -7,6 +7,7 @@ goes on from stays as it is, and `pin` or `rollback` go back. Operations are app
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 MOST_AUTHOR = 80  # characters
 MOST_REASON = 500
+# Lessons added by hand are numbered from here on, for learning does not hear of them and goes on with its own numbers:
+# an id names one lesson for life.
+BY_HAND = 10_000
 
 
 def edit(
@@ -66,9 +70,8 @@ def edit(
                 f"the library has changed since: this was made from {made_from}, and {used.version} is used now; look "
                 "at it again"
             )
-        last = connection.execute(sa.select(sa.func.max(schema.steps.c.step)).where(schema.steps.c.run == run)).scalar()
-        step = -1 if last is None else int(last)
-        applied = used.apply(
+        step, number = _stands(connection, run)
+        applied = replace(used, next_number=max(used.next_number, number)).apply(
             meant, bounds=Bounds(**(learn.get("library") or {})), run=f"edit:{author}", step=max(step, 0)
         )
         _require_all(meant, applied)
@@ -76,6 +79,17 @@ def edit(
         return applied.library
 
     return store.writer.run_now(write)
+
+
+def _stands(connection: sa.Connection, run: str) -> tuple[int, int]:
+    """The last finished step of a run, -1 for none, and the number that a lesson added by hand has at least."""
+    steps, edits = schema.steps.c, schema.edits.c
+    last = sa.select(steps.step, steps.library).where(steps.run == run).order_by(steps.step.desc()).limit(1)
+    by_hand = sa.select(edits.edited).where(edits.run == run).order_by(edits.sequence.desc()).limit(1)
+    row, made = connection.execute(last).first(), connection.execute(by_hand).scalar()
+    learned = json.loads(row.library)["next_number"] if row else 0
+    number = (learned // BY_HAND + 1) * BY_HAND
+    return (row.step if row else -1), max(number, json.loads(made)["next_number"] if made else 0)
 
 
 def _tidied(operation: Operation, reason: str, *, mask: bool) -> Operation:

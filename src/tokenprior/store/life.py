@@ -72,6 +72,36 @@ def life_of(store: Store, run: str, text: str) -> Row:
     }
 
 
+def gone_of(store: Store, run: str) -> list[Row]:
+    """The lessons that a run had once, and that are neither used nor learned on from: `id`, `line`, the `step` in which
+    each went, and `why`; the last to go first."""
+    steps, trials = store.rows("steps", run), store.rows("trials", run)
+    operations = with_targets(store.rows("operations", run), steps)
+    gone: dict[str, Row] = {}
+    library = words_of(store.find_run(run).start.to_json())
+    for step in steps:
+        ends = words_of(step["library"])
+        words, known, why = dict(library), dict(library), {}
+        for row in (row for row in operations if row["step"] == step["step"] and row["outcome"] == "done"):
+            carry_out(row, words)
+            known |= words
+            if row["operation"]["op"] == "Delete":
+                why[row["ids"][0]] = f"deleted: {row['reason'] or 'no reason given'}"
+            elif row["operation"]["op"] == "Merge":
+                why |= {i: f"merged into {row['ids'][0]}: {row['reason'] or 'no reason given'}" for i in row["ids"][1:]}
+        refused = next(
+            (row["figures"]["sentence"] for row in trials if row["step"] == step["step"] and row["sequence"] == 0),
+            "it was not taken over",
+        )
+        for identity in known.keys() - ends.keys():
+            reason = why.get(identity) if identity not in words else None
+            row = {"id": identity, "line": line_of(known[identity]), "step": step["step"]}
+            gone[identity] = row | {"why": reason or f"dropped at the gate: {refused}"}
+        library = ends
+    there = {*library, *words_of(store.library(run).to_json())}
+    return sorted((row for i, row in gone.items() if i not in there), key=lambda row: (-row["step"], row["id"]))
+
+
 def effects_of(steps: Sequence[Row]) -> dict[tuple[str, str], Effect]:
     """What was measured last of each lesson that a run ever had, by id and line: other words have another effect.
 
