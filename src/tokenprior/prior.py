@@ -84,6 +84,12 @@ class TokenPrior:
         return "\n\n".join(part for part in (instructions, self.text) if part)
 
 
+def parted(system: str) -> tuple[str, str]:
+    """A system prompt as its instructions and the prior at its end, which is empty where there is none."""
+    at = system.rfind(f"{HEADING}\n")
+    return (system, "") if at < 0 or (at and system[:at][-2:] != "\n\n") else (system[:at].rstrip("\n"), system[at:])
+
+
 def _chosen(experiences: list[Experience], question: str, relevant: int, core: int) -> list[Experience]:
     """The core in the order of the library, then what the question calls for, in that order too."""
     worthiest = sorted(experiences, key=lambda experience: experience.worth, reverse=True)[:core]

@@ -245,8 +245,10 @@ async def _check(site: Site, draft: Draft, to: str) -> Checked:
     tried: tuple[Trying, ...] = ()
     if not asks_a_model(config.verifier):
         tried = await _try(config, split)
-    pairs = zip(tried[::2], tried[1::2], strict=True)
-    unfit = sum(right.reward.value is None or right.reward.value <= (wrong.reward.value or 0.0) for right, wrong in pairs)
+    pairs = [
+        (right.reward.value, wrong.reward.value or 0.0) for right, wrong in zip(tried[::2], tried[1::2], strict=True)
+    ]
+    unfit = sum(right is None or right <= wrong for right, wrong in pairs)
     most = await ask(forecast, config, split.practice, split.gate)
     return Checked(config=config, text=text, split=split, tried=tried, forecast=most, unfit=unfit)
 
