@@ -11,6 +11,8 @@ from tokenprior.cli.setting import Set, configured
 from tokenprior.cli.show import DEFAULT_STORE, is_file
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from tokenprior.config import Config
     from tokenprior.serve.libraries import Libraries
     from tokenprior.store import Store
@@ -36,6 +38,7 @@ def mcp(
 ) -> None:
     """Serve libraries to coding agents over the Model Context Protocol, on standard input and output."""
     import asyncio
+    from contextlib import nullcontext
 
     from tokenprior.errors import ConfigError, MissingExtra
     from tokenprior.store import open_store
@@ -46,14 +49,34 @@ def mcp(
         raise MissingExtra("fastmcp", "mcp", "an MCP server") from error
     from tokenprior.serve.mcp import serve
     from tokenprior.serve.mcp_desk import Desk
+    from tokenprior.serve.proxy_access import CLIENT_KEYS, client_keys
 
+    keys = client_keys() if http is not None else ()
+    if http is not None and not keys:
+        raise ConfigError(f"--http: every user of this machine could reach it: set {CLIENT_KEYS} to a key for clients")
     if changes and config is None:
         raise ConfigError("--set changes a config: name one with --config")
     learning = _learning(config, store, changes) if config else None
     where = store or (learning.store if learning else DEFAULT_STORE)
     with open_store(where) as opened:
         desk = Desk(_libraries(libraries, opened, begin=learning is not None), opened, learning)
-        asyncio.run(serve(desk, port=http))
+        with nullcontext() if http is None else _listening(http) as listening:
+            asyncio.run(serve(desk, listening=listening, keys=keys))
+
+
+def _listening(port: int) -> socket:
+    """A port of loopback. Where it is, is told on standard error, as all else that is not the protocol."""
+    import socket
+    import sys
+
+    from tokenprior.errors import ConfigError
+
+    try:
+        listening = socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        raise ConfigError(f"--http {port}: {error.strerror}: give another port, or 0 for any that is free") from error
+    print(f"http://127.0.0.1:{listening.getsockname()[1]}/mcp", file=sys.stderr, flush=True)
+    return listening
 
 
 def _learning(config: Path, store: str | None, changes: list[str] | None) -> Config:

@@ -16,6 +16,7 @@ import itertools
 import logging
 import traceback
 from collections.abc import AsyncIterator, Iterator, Sequence
+from socket import socket
 from typing import Annotated, Any
 
 from fastmcp import Context, FastMCP
@@ -77,22 +78,22 @@ def make_server(desk: Desk) -> FastMCP[Any]:
     return server
 
 
-async def serve(desk: Desk, *, port: int | None = None, keys: Sequence[bytes] = ()) -> None:
-    """Serve until the client goes, or, on a port of loopback, until told to stop. Newer versions are taken meanwhile.
+async def serve(desk: Desk, *, listening: socket | None = None, keys: Sequence[bytes] = ()) -> None:
+    """Serve until the client goes, or, on a port, until told to stop. Newer versions are taken meanwhile.
 
     Args:
-        port: of an HTTP server; `None` is standard input and output.
-        keys: one of them is asked of clients of a port.
+        listening: on loopback, for HTTP; `None` is standard input and output.
+        keys: one of them is asked of every request over HTTP.
     """
     server = make_server(desk)
     watching = asyncio.ensure_future(desk.libraries.watch(_reloaded))
     try:
-        if port is None:
+        if listening is None:
             await server.run_stdio_async(show_banner=False, log_level="WARNING")
         else:
             guard = ASGIMiddleware(_KeysAsked, access=Access(client_keys=tuple(keys)))
             await server.run_http_async(
-                show_banner=False, host="127.0.0.1", port=port, log_level="WARNING", middleware=[guard]
+                show_banner=False, host="127.0.0.1", log_level="WARNING", middleware=[guard], sockets=[listening]
             )
     finally:
         watching.cancel()

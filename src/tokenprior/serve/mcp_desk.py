@@ -146,6 +146,7 @@ class Desk:
             raise ConfigError(f"learn: a step of {served.name} is under way: call again when it has ended")
         self._learning[served.name] = True
         try:
+            await served.refresh()
             learned, now = await learn_from_attempts(
                 served, config=self.config, store=self.store, on_progress=on_progress
             )

@@ -14,6 +14,7 @@ import hmac
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from tokenprior.agents.seat import Refused
@@ -22,6 +23,19 @@ from tokenprior.models.base import KEY_VARIABLE
 from tokenprior.serve.settings import ServeConfig
 
 CLIENT_KEYS = "TOKENPRIOR_CLIENT_KEYS"
+
+
+def client_keys() -> tuple[bytes, ...]:
+    """The keys that the environment gives to clients; none if it names none.
+
+    Raises:
+        ConfigError: the variable is set, and holds no key.
+    """
+    given = os.environ.get(CLIENT_KEYS)
+    keys = tuple(key.strip().encode() for key in (given or "").split(",") if key.strip())
+    if given is not None and not keys:
+        raise ConfigError(f"{CLIENT_KEYS} is set and holds no key: give keys with commas between, or unset it")
+    return keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +62,7 @@ class Access:
         variable = config.key_variable
         if variable and not os.environ.get(variable):
             raise ConfigError(f"key_variable: the environment variable {variable} is not set")
-        given = os.environ.get(CLIENT_KEYS)
-        keys = tuple(key.strip().encode() for key in (given or "").split(",") if key.strip())
-        if given is not None and not keys:
-            raise ConfigError(f"{CLIENT_KEYS} is set and holds no key: give keys with commas between, or unset it")
+        keys = client_keys()
         if not keys and not config.is_local:
             raise ConfigError(
                 f"host {config.host}: others than this machine can reach it, so clients need keys: set {CLIENT_KEYS} "
@@ -90,6 +101,7 @@ class Access:
         return scheme.casefold() == "bearer" and any(known)
 
 
+@lru_cache(maxsize=256)  # of few values, asked for with every request
 def _is_here(address: str) -> bool:
     """Whether an address names this machine."""
     try:
