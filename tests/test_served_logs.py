@@ -108,6 +108,20 @@ def test_a_conversation_that_ends_with_the_output_does_not_say_it_twice() -> Non
     assert [message.role for message in found.messages] == ["user", "assistant"]
 
 
+def test_a_conversation_of_the_responses_api_is_read_with_its_calls() -> None:
+    items = [
+        {"role": "system", "content": "Be short."},
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "2+2?"}]},
+        {"type": "reasoning", "summary": []},
+        {"type": "function_call", "call_id": "c", "name": "add", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": "4"},
+    ]
+    (found,) = attempts([request("r1", "7", "", exchange={"messages": items, "output": "Four."})])
+    assert found.question == "2+2?"
+    assert [message.role for message in found.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    assert (found.messages[2].tool_calls[0].name, found.messages[3].answers) == ("add", "c")
+
+
 def test_what_is_no_conversation_has_failed_and_says_why() -> None:
     bad = [
         {"messages": [{"role": "critic", "content": "?"}], "output": ""},

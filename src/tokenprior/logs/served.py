@@ -19,7 +19,7 @@ from urllib.parse import quote
 from tokenprior.errors import DataError
 from tokenprior.logs.base import Found
 from tokenprior.reward import Reward
-from tokenprior.rollout import Failure, Message
+from tokenprior.rollout import Failure, Message, ToolCall
 from tokenprior.served import Served
 from tokenprior.task import content_hash
 from tokenprior.text import shorten
@@ -72,7 +72,7 @@ def attempts(served: Iterable[Served]) -> Iterator[Found]:
 def _found(one: Served, exchange: Mapping[str, Any], reward: Reward) -> tuple[Found, str]:
     where = f"served:{one.id}"
     try:
-        messages = tuple(Message.from_json(message) for message in exchange["messages"])
+        messages = tuple(message for item in exchange["messages"] for message in _messages(item))
         output = str(exchange["output"])
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         failure = Failure(kind="unreadable", detail=shorten(error))
@@ -81,6 +81,21 @@ def _found(one: Served, exchange: Mapping[str, Any], reward: Reward) -> tuple[Fo
     ends = bool(messages) and (messages[-1].role, messages[-1].content.strip()) == ("assistant", output.strip())
     said = () if ends else (Message(role="assistant", content=output),)
     return Found(where=where, task="", messages=(*messages, *said), reward=reward, output=output), question
+
+
+def _messages(item: Any) -> tuple[Message, ...]:
+    """The message that an item of a conversation is: one of chat completions, or of the responses API."""
+    match item.get("type") if isinstance(item, Mapping) else None:
+        case "function_call":
+            call = ToolCall(id=str(item["call_id"]), name=str(item["name"]), arguments=str(item["arguments"]))
+            return (Message(role="assistant", content="", tool_calls=(call,)),)
+        case "function_call_output":
+            output = item["output"]
+            said = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
+            return (Message(role="tool", content=said, answers=str(item["call_id"])),)
+        case "reasoning" | "item_reference":
+            return ()
+    return (Message.from_json(item),)
 
 
 def _served(row: Mapping[str, Any]) -> Served:
