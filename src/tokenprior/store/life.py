@@ -88,7 +88,9 @@ def gone_of(store: Store, run: str) -> list[Row]:
             if row["operation"]["op"] == "Delete":
                 why[row["ids"][0]] = f"deleted: {row['reason'] or 'no reason given'}"
             elif row["operation"]["op"] == "Merge":
-                why |= {i: f"merged into {row['ids'][0]}: {row['reason'] or 'no reason given'}" for i in row["ids"][1:]}
+                why |= dict.fromkeys(
+                    row["ids"][1:], f"merged into {row['ids'][0]}: {row['reason'] or 'no reason given'}"
+                )
         refused = next(
             (row["figures"]["sentence"] for row in trials if row["step"] == step["step"] and row["sequence"] == 0),
             "it was not taken over",
