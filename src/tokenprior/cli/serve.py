@@ -42,7 +42,7 @@ def serve(
     import logging
     import sys
 
-    from tokenprior.serve.proxy_run import described, loop_factory, proxy_of
+    from tokenprior.serve.proxy_run import described, proxy_of
     from tokenprior.serve.proxy_run import serve as run
 
     given = {"upstream": upstream, "host": host, "port": port, "holdout": holdout, "key_variable": key_variable}
@@ -61,8 +61,7 @@ def serve(
         def stopping() -> None:
             print(_stopping(proxy), file=sys.stderr, flush=True)
 
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(run(proxy, on_ready=ready, on_stop=stopping))
+        asyncio.run(run(proxy, on_ready=ready, on_stop=stopping))
 
 
 def _settings(libraries: list[str], config: Path | None, given: dict[str, Any]) -> ServeConfig:

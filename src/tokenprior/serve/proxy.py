@@ -17,8 +17,8 @@ import asyncio
 import io
 import logging
 import socket
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
@@ -45,7 +45,7 @@ from tokenprior.serve.proxy_access import Access
 from tokenprior.serve.proxy_connection import Server, refusal
 from tokenprior.serve.proxy_metrics import Metrics
 from tokenprior.serve.proxy_own import OwnRoutes
-from tokenprior.serve.proxy_passage import ID, LIBRARY, Lot, Passage, conditioned
+from tokenprior.serve.proxy_passage import ID, LIBRARY, TASK, UNIT, Lot, Passage, conditioned
 from tokenprior.serve.proxy_record import Note, Recorder
 from tokenprior.serve.settings import ServeConfig
 from tokenprior.store.served import ServedLog
@@ -71,7 +71,7 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-_NOT_SENT_ON = _HOP_BY_HOP | {"host", "content-length", "expect"}
+_NOT_SENT_ON = _HOP_BY_HOP | {"host", "content-length", "expect", ID, LIBRARY, TASK, UNIT}
 _GONE = 499
 
 log = logging.getLogger("tokenprior.serve")
@@ -116,7 +116,7 @@ class Proxy:
         return self._draining
 
     async def __aenter__(self) -> Proxy:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._session = ClientSession(
             # How many are in flight is limited above.
             connector=TCPConnector(limit=0, keepalive_timeout=_UPSTREAM_IDLE_S),
@@ -198,11 +198,11 @@ class Proxy:
                 self._drained.set()
 
     async def _exchanged(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
-        began = self._loop.time()
-        if _leaves(path) or request.method in ("CONNECT", "TRACE"):
+        began = self.loop.time()
+        if (path not in PRIOR_ROUTES and _leaves(path)) or request.method in ("CONNECT", "TRACE"):
             raise Refused(400, "expected a plain path under /v1/ and a method of the API", "invalid_path")
         body = await self.body_of(request)
-        came = self._loop.time()
+        came = self.loop.time()
         api = PRIOR_ROUTES.get(path) if request.method == "POST" else None
         passage = None
         if api is not None:
@@ -210,7 +210,7 @@ class Proxy:
             passage = conditioned(api, body, request.headers, self.libraries, self._lot, records=records)
             body = passage.body
         headers = self._headers_on(request, identity=passage is not None)
-        self.metrics.added_s.observe(self._loop.time() - came)
+        self.metrics.added_s.observe(self.loop.time() - came)
         crossing = _Crossing(self, request, path, passage, began)
         try:
             return await crossing.over(body, headers)
@@ -225,9 +225,8 @@ class Proxy:
         """
         most = most_bytes or self._limits.body_bytes
         content = request.content
-        too_large = Refused(413, f"the body is larger than {most:,} bytes", "body_too_large")
         if (request.content_length or 0) > most:
-            raise too_large
+            raise _too_large(most)
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
@@ -239,7 +238,7 @@ class Proxy:
                 async for piece in content.iter_any():
                     size += len(piece)
                     if size > most:
-                        raise too_large
+                        raise _too_large(most)
                     pieces.append(piece)
         except TimeoutError as error:
             raise Refused(408, f"the body did not come within {self._limits.body_s:g} s", "too_slow") from error
@@ -249,28 +248,23 @@ class Proxy:
 
     def _headers_on(self, request: web.BaseRequest, *, identity: bool) -> CIMultiDict[str]:
         """The headers that go to the upstream."""
-        left_out = _left_out(request.headers, _NOT_SENT_ON)
+        headers = request.headers.copy()
+        for name in _left_out(headers, _NOT_SENT_ON):
+            headers.popall(name, None)
         if self.access.consumes:
-            left_out |= {"authorization"}
-        headers: CIMultiDict[str] = CIMultiDict()
-        for name, value in request.headers.items():
-            lowered = name.lower()
-            if lowered in left_out or lowered.startswith("x-tokenprior-"):
-                continue
-            if not value.isascii() and not _sendable(value):
-                raise Refused(400, f"header {name} is neither ASCII nor UTF-8", "invalid_header")
-            headers.add(name, value)
+            headers.popall("Authorization", None)
         if identity:  # so that what passes can be read; the client takes that too
             headers["Accept-Encoding"] = "identity"
         if self.access.upstream_key:
             headers["Authorization"] = f"Bearer {self.access.upstream_key}"
+        try:
+            "".join(headers.values()).encode()
+        except UnicodeEncodeError as error:
+            raise Refused(400, "a header is neither ASCII nor UTF-8", "invalid_header") from error
         return headers
 
-    @asynccontextmanager
-    async def upstream(
-        self, method: str, target: str, body: bytes, headers: CIMultiDict[str]
-    ) -> AsyncIterator[ClientResponse]:
-        """The upstream's response.
+    async def call(self, method: str, target: str, body: bytes, headers: CIMultiDict[str]) -> ClientResponse:
+        """The upstream's response; to be closed.
 
         Raises:
             Refused: there is none.
@@ -280,14 +274,9 @@ class Proxy:
             data = io.BytesIO(body)
         url = URL(self.config.upstream + target.removeprefix("/v1"), encoded=True)
         try:
-            response = await self._session.request(method, url, data=data, headers=headers, allow_redirects=False)
+            return await self._session.request(method, url, data=data, headers=headers, allow_redirects=False)
         except (ClientError, OSError) as error:  # a TimeoutError is an OSError
             raise _unanswered(error, self._limits.idle_s) from error
-        try:
-            yield response
-        finally:
-            # Of one that was read to its end the connection is free already; any other is cut.
-            response.close()
 
 
 class _Crossing:
@@ -301,10 +290,10 @@ class _Crossing:
         self._note: Note | None = None
 
     async def over(self, body: bytes, headers: CIMultiDict[str]) -> web.StreamResponse:
-        proxy, request = self._proxy, self._request
+        request, response = self._request, None
         try:
-            async with proxy.upstream(request.method, request.raw_path, body, headers) as response:
-                return await self._back(response)
+            response = await self._proxy.call(request.method, request.raw_path, body, headers)
+            return await self._back(response)
         except Refused as refused:
             self._status = refused.status
             if self._note is None:
@@ -313,6 +302,10 @@ class _Crossing:
         except asyncio.CancelledError:  # the client went away
             self._status = _GONE
             raise
+        finally:
+            if response is not None:
+                # Of one that was read to its end the connection is free already; any other is cut.
+                response.close()
 
     async def _back(self, response: ClientResponse) -> web.StreamResponse:
         self._status = response.status
@@ -333,14 +326,19 @@ class _Crossing:
         return await self._streamed(response, back)
 
     async def _streamed(self, response: ClientResponse, back: web.StreamResponse) -> web.StreamResponse:
-        idle_s = self._proxy.config.limits.idle_s
+        loop, idle_s = self._proxy.loop, self._proxy.config.limits.idle_s
         try:
-            await back.prepare(self._request)
-            async for piece in response.content.iter_any():
-                async with asyncio.timeout(idle_s):
+            # One clock for a client that does not read and an upstream that does not write, set anew now and then.
+            async with asyncio.timeout(idle_s) as patience:
+                await back.prepare(self._request)
+                renewed = loop.time()
+                async for piece in response.content.iter_any():
                     await back.write(piece)
-                if self._note is not None:
-                    self._note.reply.feed(piece)
+                    if self._note is not None:
+                        self._note.reply.feed(piece)
+                    if (now := loop.time()) > renewed + idle_s / 10:
+                        patience.reschedule(now + idle_s)
+                        renewed = now
             self.end()
             await back.write_eof()
         except (ClientError, OSError) as error:
@@ -366,7 +364,7 @@ class _Crossing:
         proxy, passage, note = self._proxy, self._passage, self._note
         if self._began < 0:
             return
-        took_s = proxy._loop.time() - self._began
+        took_s = proxy.loop.time() - self._began
         self._began = -1.0
         proxy.metrics.total_s.observe(took_s)
         library, arm = (passage.library, passage.arm) if passage else ("none", "none")
@@ -405,12 +403,8 @@ def _headers_back(response: ClientResponse) -> CIMultiDict[str]:
     return headers
 
 
-def _sendable(value: str) -> bool:
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def _too_large(most_bytes: int) -> Refused:
+    return Refused(413, f"the body is larger than {most_bytes:,} bytes", "body_too_large")
 
 
 def _unanswered(error: Exception, idle_s: float) -> Refused:

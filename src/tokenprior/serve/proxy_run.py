@@ -60,16 +60,6 @@ async def serve(proxy: Proxy, *, on_ready: Callable[[], None], on_stop: Callable
         on_stop()
 
 
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The event loop of uvloop where that is installed, else the usual one."""
-    try:
-        import uvloop  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        return None
-    made: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return made
-
-
 def described(proxy: Proxy) -> list[str]:
     """What is served, and with whose keys, line by line."""
     config, access = proxy.config, proxy.access

@@ -18,6 +18,9 @@ from typing import Any, NoReturn
 from tokenprior.placement import Edit
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_COLON = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
+_NEXT = re.compile(r"[ \t\n\r]*(?:,[ \t\n\r]*|(\}))")
+_COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -113,32 +116,33 @@ def _members(text: str, start: int) -> tuple[dict[str, Any], dict[str, tuple[int
     """The members of the object that begins at `start`, where their values stand, and its end."""
     value: dict[str, Any] = {}
     spans: dict[str, tuple[int, int]] = {}
+    decode, colon, following = _DECODER.raw_decode, _COLON.match, _NEXT.match
     at = _past_space(text, start + 1)
     if text[at : at + 1] == "}":
         return value, spans, at + 1
     while True:
         if text[at : at + 1] != '"':
             raise ValueError("expected the name of a member")
-        key, at = _DECODER.raw_decode(text, at)
-        at = _past_space(text, at)
-        if text[at : at + 1] != ":" or key in spans:
+        key, at = decode(text, at)
+        found = colon(text, at)
+        if found is None or key in spans:
             raise ValueError("a member without a value, or given twice")
-        begin = _past_space(text, at + 1)
-        value[key], end = _DECODER.raw_decode(text, begin)
+        begin = found.end()
+        value[key], end = decode(text, begin)
         spans[key] = begin, end
-        at = _past_space(text, end)
-        mark = text[at : at + 1]
-        if mark == "}":
-            return value, spans, at + 1
-        if mark != ",":
+        found = following(text, end)
+        if found is None:
             raise ValueError("an object without its end")
-        at = _past_space(text, at + 1)
+        at = found.end()
+        if found.lastindex:
+            return value, spans, at
 
 
 def _item(text: str, start: int, index: int) -> tuple[int, int]:
     """Where an item of the list that begins at `start` stands; the list is known to have it."""
     begin = _past_space(text, start + 1)
     for _ in range(index):
-        _, end = _DECODER.raw_decode(text, begin)
-        begin = _past_space(text, _past_space(text, end) + 1)
+        found = _COMMA.match(text, _DECODER.raw_decode(text, begin)[1])
+        assert found is not None
+        begin = found.end()
     return begin, _DECODER.raw_decode(text, begin)[1]
