@@ -9,14 +9,14 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from tokenprior.errors import ConfigError, DataError, NotFound, TokenpriorError
+from tokenprior.errors import ConfigError, DataError, EditRefused, NotFound, TokenpriorError
 from tokenprior.redact import redact
-from tokenprior.serve.pages import control, group, run, runs, start
+from tokenprior.serve.pages import control, group, lesson, library, run, runs, start
 from tokenprior.serve.pages.security import Forbidden, Keys, guard
 from tokenprior.serve.pages.site import SITE, Site, render
 from tokenprior.store import Store
 
-PAGES = (runs, run, group, start, control)
+PAGES = (runs, run, library, lesson, group, start, control)
 
 STATIC = Path(__file__).parent / "static"
 MOST_BODY_BYTES = 1024 * 1024
@@ -56,7 +56,15 @@ async def _explained(request: web.Request, handler: Handler) -> web.StreamRespon
         known = {404: f"there is no page {request.path}", 405: f"{request.path} takes no {request.method}"}
         return render(request, "error.html", status=error.status, message=known.get(error.status, error.reason))
     except TokenpriorError as error:
-        status = 404 if isinstance(error, NotFound) else 400 if isinstance(error, ConfigError | DataError) else 500
+        status = (
+            404
+            if isinstance(error, NotFound)
+            else 409
+            if isinstance(error, EditRefused)
+            else 400
+            if isinstance(error, ConfigError | DataError)
+            else 500
+        )
         return render(request, "error.html", status=status, message=redact(str(error)))
     except Exception:
         sys.stderr.write(redact(traceback.format_exc()))
