@@ -93,7 +93,7 @@ def _named(event: Event) -> str:
 def chat_text(body: dict[str, Any]) -> str:
     system = json.dumps(body["messages"])
     if "[[ ## " in system:  # as DSPy reads it
-        return "[[ ## answer ## ]]\nfine\n\n[[ ## completed ## ]]"
+        return "[[ ## reasoning ## ]]\nso\n\n[[ ## answer ## ]]\nfine\n\n[[ ## completed ## ]]"
     return JSON if "response_format" in body else "fine"
 
 

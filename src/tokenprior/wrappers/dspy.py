@@ -55,12 +55,16 @@ def _request(request: Any, learned: Learned) -> Any:
     said = [one.text for one in request.messages if one.role == "user"]
     question = next((text for text in reversed(said) if text), None)
     given = request.system
-    if given is not None and not isinstance(given, str):
-        given = [{"type": "text", "text": getattr(part, "text", "")} for part in given]
-    found = learned.conditioned("messages", {"system": given}, question=question)["system"]
-    if isinstance(found, list):
-        found = (*request.system, *(block["text"] for block in found[len(given) :]))
-    return dataclasses.replace(request, system=found)
+    if given is None or isinstance(given, str):
+        asked = learned.conditioned("messages", {"system": given}, question=question)
+        return dataclasses.replace(request, system=asked["system"])
+    # DSPy joins parts with a line break, so the prior has to be in one and not beside it.
+    place = max((n for n, part in enumerate(given) if hasattr(part, "text")), default=None)
+    if place is None:
+        return dataclasses.replace(request, system=(*given, learned.prior(question).text))
+    (text,) = learned.systems([given[place].text], question)
+    part = dataclasses.replace(given[place], text=text)
+    return dataclasses.replace(request, system=(*given[:place], part, *given[place + 1 :]))
 
 
 def _module(module: Any, learned: Learned, dspy: Any) -> Any:
