@@ -14,9 +14,11 @@ from tokenprior.plot import plot, svg, tone_of
 from tokenprior.serve.pages.site import SITE, ask, quoted, render, run_of
 from tokenprior.store import RunRecord, Store
 from tokenprior.store.edits import edit
-from tokenprior.store.life import life_of
+from tokenprior.store.life import gone_of, life_of
 
 MOST_GROUPS = 40  # of those that a lesson came from
+
+VERBS = {"Add": "new", "Modify": "reworded", "Merge": "merged", "Delete": "deleted", "Keep": "found again"}
 
 
 def routes() -> list[web.RouteDef]:
@@ -109,8 +111,11 @@ def _everything(store: Store, record: RunRecord, text: str) -> dict[str, Any]:
         interval = {"mean": effect.mean, "low": effect.low, "high": effect.high}
         row = (f"{effect.tasks} tasks", interval, tone_of(effect.low, effect.high))
         picture = svg(plot("Effect on the reward", [row], must=(0.0,), line=(0.0, "no effect"), signed=True))
+    is_gone = found["used"] is None and found["learning"] is None
     return {
         "found": found,
+        "gone": next((one for one in gone_of(store, record.id) if one["id"] == identity), None) if is_gone else None,
+        "verbs": VERBS,
         "effect": effect,
         "tone": tone_of(effect.low, effect.high) if effect else "",
         "picture": picture,

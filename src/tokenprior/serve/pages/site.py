@@ -22,7 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tokenprior.errors import ConfigError, NotFound
-from tokenprior.plot import chance_words, interval_words, number_words, reward_words, signed_words
+from tokenprior.exports.page import TEMPLATES, filters
 from tokenprior.serve.pages.security import Keys
 from tokenprior.store import RunRecord, Store
 from tokenprior.text import seen
@@ -146,6 +146,11 @@ def many(number: int, one: str, several: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 
+def odds(share: float) -> str:
+    """A share of cases in words: 47%, 0.5%, fewer than 0.1%."""
+    return "fewer than 0.1%" if share < 0.001 else f"{share:.1%}" if share < 0.01 else f"{share:.0%}"
+
+
 def moment(at: float) -> str:
     """A time of day, with its date."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
@@ -168,21 +173,17 @@ def lasting(seconds: float) -> str:
 
 def _environment() -> Environment:
     made = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader([Path(__file__).parent / "templates", TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {
-        "number": number_words,
-        "signed": signed_words,
-        "chance": chance_words,
-        "reward": reward_words,
-        "interval": interval_words,
+    made.filters |= filters() | {
         "money": money,
         "count": count,
+        "odds": odds,
         "moment": moment,
         "lasting": lasting,
         "quoted": quoted,

@@ -16,6 +16,24 @@
     return [...table.querySelectorAll("tbody tr")].map((row) => row.querySelector(`[data-key="${key}"]`));
   }
 
+  function whisker(plot, steps, { stroke, high, low }) {
+    const { ctx } = plot;
+    ctx.save();
+    ctx.strokeStyle = stroke;
+    ctx.lineWidth = 2 * devicePixelRatio;
+    ctx.beginPath();
+    steps.forEach((step, place) => {
+      if (high[place] == null || low[place] == null) return;
+      const x = plot.valToPos(step, "x", true), cap = 4 * devicePixelRatio;
+      const [top, bottom] = [plot.valToPos(high[place], "y", true), plot.valToPos(low[place], "y", true)];
+      ctx.moveTo(x, top);
+      ctx.lineTo(x, bottom);
+      for (const y of [top, bottom]) { ctx.moveTo(x - cap, y); ctx.lineTo(x + cap, y); }
+    });
+    ctx.stroke();
+    ctx.restore();
+  }
+
   function draw(figure) {
     const table = document.getElementById(figure.dataset.table);
     if (!table || !window.uPlot) return;
@@ -23,6 +41,7 @@
     const data = [steps];
     const series = [{ label: "step" }];
     const bands = [];
+    const whiskers = [];
     const faint = (color) => color.replace("rgb(", "rgba(").replace(")", ", 0.18)");
     for (const part of figure.dataset.series.split("|")) {
       const [key, label, color, form] = part.split(":");
@@ -35,11 +54,13 @@
         points: { show: form === "points" || steps.length < 40, size: form === "points" ? 9 : 6, fill: stroke },
         value: (_, v) => (v == null ? "–" : figure.dataset.unit === "share" ? `${(v * 100).toFixed(0)}%` : v.toLocaleString(undefined, { maximumFractionDigits: 3 })),
       });
-      if (found.some((cell) => cell?.dataset.low)) {
-        const edge = { show: true, stroke: form === "points" ? stroke : faint(stroke), width: form === "points" ? 0 : 1, spanGaps: true, points: { show: form === "points", size: 4 } };
-        data.push(found.map((cell) => number(cell?.dataset.high)), found.map((cell) => number(cell?.dataset.low)));
+      const edges = [found.map((cell) => number(cell?.dataset.high)), found.map((cell) => number(cell?.dataset.low))];
+      if (form === "points") whiskers.push({ stroke, high: edges[0], low: edges[1] });
+      else if (found.some((cell) => cell?.dataset.low)) {
+        const edge = { stroke: faint(stroke), width: 1, spanGaps: true, points: { show: false } };
+        data.push(...edges);
         series.push({ ...edge, label: "to" }, { ...edge, label: "from" });
-        if (form !== "points") bands.push({ series: [at + 1, at + 2], fill: faint(stroke) });
+        bands.push({ series: [at + 1, at + 2], fill: faint(stroke) });
       }
     }
     const holder = figure.querySelector(".canvas") ?? figure.insertBefore(Object.assign(document.createElement("div"), { className: "canvas" }), figure.firstElementChild);
@@ -57,6 +78,7 @@
         { ...axis, size: 54, values: (_, ticks) => ticks.map((tick) => (figure.dataset.unit === "share" ? `${Math.round(tick * 100)}%` : Math.abs(tick) >= 10000 ? `${tick / 1000}k` : String(Number(tick.toFixed(3))))) },
       ],
       cursor: { drag: { x: false, y: false } },
+      hooks: { draw: [(plot) => whiskers.forEach((one) => whisker(plot, steps, one))] },
     };
     const plot = new uPlot(options, data, holder);
     made.push({ plot, holder, figure });
