@@ -189,12 +189,17 @@ class Comparison:
 
 def task_differences(here: Rewards, there: Rewards) -> list[float]:
     """The difference of the mean rewards of every task that both have scored, in the order of the first."""
-    made: list[float] = []
+    return list(task_gains(here, there).values())
+
+
+def task_gains(here: Rewards, there: Rewards) -> dict[str, float]:
+    """The same by task."""
+    made: dict[str, float] = {}
     for task, rewards in here.items():
         ours = [reward for reward in rewards if reward is not None]
         theirs = [reward for reward in there.get(task, ()) if reward is not None]
         if ours and theirs:
-            made.append(apart(ours, theirs))
+            made[task] = apart(ours, theirs)
     return made
 
 

@@ -5,10 +5,11 @@ The page is made of the JSON of a `Comparison` alone, so an old report can be sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenprior.comparison import task_gains
 from tokenprior.plot import (
     Plot,
     chance_words,
@@ -20,6 +21,7 @@ from tokenprior.plot import (
     signed_words,
     svg,
 )
+from tokenprior.text import seen
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -56,15 +58,19 @@ def shown(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rendered(template: str, **values: Any) -> str:
-    """A template of this folder as a text that a file can hold: half of a character, which models do write, is `?`."""
+    """A template of this folder, every text escaped and with nothing in it that a reader cannot see."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: seen(value) if type(value) is str else value,  # what is marked as safe is seen already
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
     environment.filters |= filters()
-    return environment.get_template(template).render(**values).encode("utf-8", "replace").decode("utf-8")
+    return environment.get_template(template).render(**values)
 
 
 def filters() -> dict[str, Callable[..., Any]]:
@@ -99,15 +105,7 @@ def _gains(report: Mapping[str, Any]) -> Plot:
 def _tasks(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every task with its rewards by arm, the largest gain of the first library first; without a difference last."""
     arms = report["arms"]
-    rows = []
-    for task in arms[0]["tasks"] if arms else ():
-        rewards = [arm["tasks"].get(task, []) for arm in arms]
-        means = [_mean(values) for values in rewards[:2]]
-        known = len(means) == 2 and None not in means
-        rows.append({"id": task, "rewards": rewards, "gain": means[1] - means[0] if known else None})  # type: ignore[operator]
+    gains = task_gains(arms[1]["tasks"], arms[0]["tasks"]) if len(arms) > 1 else {}
+    tasks = arms[0]["tasks"] if arms else {}
+    rows = [{"id": t, "rewards": [arm["tasks"].get(t, []) for arm in arms], "gain": gains.get(t)} for t in tasks]
     return sorted(rows, key=lambda row: (row["gain"] is None, -(row["gain"] or 0.0)))
-
-
-def _mean(rewards: Iterable[float | None]) -> float | None:
-    scored = [reward for reward in rewards if reward is not None]
-    return sum(scored) / len(scored) if scored else None

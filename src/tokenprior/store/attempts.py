@@ -18,7 +18,7 @@ from tokenprior.store.story import Change, story_of
 if TYPE_CHECKING:
     from tokenprior.store.open import Store
 
-MOST_OF_A_GROUP = 64  # attempts
+MOST_OF_A_TASK = 400  # attempts in one step, or in all arms of a comparison
 MOST_ADVANTAGES = 2_000  # of a step
 
 Row = dict[str, Any]
@@ -111,7 +111,7 @@ def attempts_of(store: Store, run: str, phase: str, step: int, task: str) -> lis
 
     def read(connection: sa.Connection) -> list[Row]:
         query = sa.select(schema.rollouts).where(*here).order_by(columns.attempt, columns.input_hash)
-        return [_attempt(row._mapping) for row in connection.execute(query.limit(MOST_OF_A_GROUP))]
+        return [_attempt(row._mapping) for row in connection.execute(query.limit(MOST_OF_A_TASK))]
 
     found = store.read(read)
     if not found:
