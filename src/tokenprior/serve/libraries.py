@@ -25,6 +25,7 @@ from tokenprior.prior import Rendering, TokenPrior
 if TYPE_CHECKING:
     from tokenprior.store import Store
 
+WATCH_S = 1.0  # between looks for newer versions
 NONE = "none"  # the name that stands for no library
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -191,20 +192,24 @@ class Libraries:
         """The library for a model, by the patterns, else the first."""
         return next((library for pattern, library in self._patterns if fnmatchcase(model, pattern)), self._first)
 
-    async def watch(self, told: Callable[[ServedLibrary, TokenpriorError | None], None], every_s: float = 1.0) -> None:
-        """Take newer versions as they come, for ever.
+    async def refresh(self, told: Callable[[ServedLibrary, TokenpriorError | None], None]) -> None:
+        """Take newer versions, if there are any.
 
         Args:
-            told: called after each change, with the error if the new version cannot be read.
+            told: called for each library that changed, with the error if the new version cannot be read.
         """
+        for library in self.by_name.values():
+            try:
+                if await library.refresh():
+                    told(library, None)
+            except TokenpriorError as error:
+                told(library, error)
+
+    async def watch(self, told: Callable[[ServedLibrary, TokenpriorError | None], None]) -> None:
+        """Take newer versions as they come, for ever; see `refresh`."""
         while True:
-            await asyncio.sleep(every_s)
-            for library in self.by_name.values():
-                try:
-                    if await library.refresh():
-                        told(library, None)
-                except TokenpriorError as error:
-                    told(library, error)
+            await asyncio.sleep(WATCH_S)
+            await self.refresh(told)
 
 
 def named_source(given: str) -> tuple[str, str]:

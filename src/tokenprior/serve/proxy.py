@@ -138,7 +138,7 @@ class Proxy:
             raise ConfigError(f"{where} cannot be had: {error.strerror}: choose another by --host or --port") from error
         self._site = site
         self.port = self._runner.addresses[0][1]
-        self._tasks = [asyncio.create_task(self.libraries.watch(self._reloaded))]
+        self._tasks = [asyncio.create_task(self.libraries.watch(self.reloaded))]
         if self.recorder is not None:
             self._tasks.append(asyncio.create_task(self.recorder.run()))
         return self
@@ -158,7 +158,8 @@ class Proxy:
         if self.recorder is not None:
             await self.recorder.flush()
 
-    def _reloaded(self, library: ServedLibrary, error: TokenpriorError | None) -> None:
+    def reloaded(self, library: ServedLibrary, error: TokenpriorError | None) -> None:
+        """Say that a new version was taken, or why not."""
         outcome = "failed" if error else "taken"
         self.metrics.reloads.labels(library.name, outcome).inc()
         if error:
