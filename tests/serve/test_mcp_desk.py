@@ -26,7 +26,9 @@ from tokenprior.serve.libraries import Libraries, ServedLibrary
 from tokenprior.serve.mcp import make_server
 from tokenprior.serve.mcp_attempts import needed
 from tokenprior.serve.mcp_desk import Desk
+from tokenprior.served import Served
 from tokenprior.store import Store, open_store
+from tokenprior.store.served import ServedLog
 from tokenprior.task import Task
 
 pytestmark = pytest.mark.anyio
@@ -91,7 +93,7 @@ async def practise(agent: Agent, *words: str) -> None:
 
 async def test_lessons_that_concern_a_task_come_with_their_effects_in_words(tmp_path: Path, store: Store) -> None:
     async with at(Desk(Libraries(files(tmp_path, house=HOUSE, empty=Library())), store)) as agent:
-        read = await agent.call("read_lessons", task="The dog is awake.")
+        read = await agent.call("read_lessons", task="The dog is awake.", most=2)
         assert [(one["id"], one["effect"].split(":")[0]) for one in read["lessons"]] == [
             ("G1", "hurts"),
             ("G2", "no clear effect"),
@@ -99,12 +101,12 @@ async def test_lessons_that_concern_a_task_come_with_their_effects_in_words(tmp_
         assert read["said"].startswith("2 of 3 lessons")
         (one,) = (await agent.call("read_lessons", task="cat", library="house", most=1))["lessons"]
         assert (one["lesson"], one["effect"]) == ("Cats: When a cat sleeps, let it.", f"helps: {HELPS}")
-        assert "tokenprior://house has all" in (await agent.call("read_lessons", task="fish"))["said"]
+        assert "tokenprior://house has all" in (await agent.call("read_lessons", task="fish", most=2))["said"]
+        assert len((await agent.call("read_lessons", task="fish"))["lessons"]) == 3, "there is room for all"
         assert "no lessons yet" in (await agent.call("read_lessons", task="dog", library="empty"))["said"]
         assert await agent.read("tokenprior://empty") == "There are no lessons yet."
         shown = await agent.client.get_prompt("house", {"task": "cat"})
         assert "[G0] Cats" in str(shown.messages)
-        assert "[G1]" not in str(shown.messages)
         assert [prompt.name for prompt in await agent.client.list_prompts()] == ["house", "empty"]
 
 
@@ -113,7 +115,7 @@ async def test_a_new_version_is_listed_and_told_and_a_broken_one_is_not(tmp_path
     async with at(Desk(Libraries([served]), store)) as agent:
         (tmp_path / "house.json").write_text(HOUSE.dumps())
         await served.refresh()
-        assert len((await agent.call("read_lessons", task="dog"))["lessons"]) == 2
+        assert len((await agent.call("read_lessons", task="dog"))["lessons"]) == 3
         assert {"ResourceListChangedNotification", "PromptListChangedNotification"} <= set(agent.heard)
         assert (await agent.client.list_resources())[0].description == f"3 lessons, version {HOUSE.version}"
         (tmp_path / "house.json").write_text("{")
@@ -204,6 +206,32 @@ async def test_a_run_is_learned_from_and_the_new_run_served(tmp_path: Path, stor
             assert learned["run"] != run
             assert "recorded as" in await agent.read("tokenprior://support/G0")
         assert store.find_run("words").id == learned["run"]
+
+
+async def test_rewarded_requests_of_a_proxy_are_attempts_too(tmp_path: Path, store: Store) -> None:
+    def kept(output: str, reward: float) -> Served:
+        messages = [{"role": "system", "content": "Do."}, {"role": "user", "content": "Repeat: amber0"}]
+        return Served(
+            id=f"p-{output}",
+            library="words",
+            version="x",
+            held_out=False,
+            share=0.1,
+            unit=output,
+            source="proxy",
+            served_at=1.0,
+            task="amber0",
+            exchange={"messages": messages, "output": output},
+            reward=Reward(value=reward),
+        )
+
+    await ServedLog(store.writer).note([kept("AMBER0", 0), kept("amber0", 1)])
+    with FakeOpenAI() as server:
+        async with at(learning(tmp_path, store, server.model)) as agent:
+            assert (await agent.record("birch1", "birch1", 1))["ready"] == 0, "of tasks that an agent worked at"
+            learned = await agent.call("learn")
+            assert (learned["tasks"], learned["attempts"]) == (1, 2)
+            assert "recorded as p-amber0" in await agent.read("tokenprior://words/G0")
 
 
 async def test_behind_a_gate_only_what_is_proven_is_served(tmp_path: Path, store: Store) -> None:

@@ -90,8 +90,6 @@ async def test_an_agent_reads_records_learns_and_reads_what_it_learned(tmp_path:
                 assert f"reward {reward}, recorded as {kept['id']}" in lesson
             assert LESSON in await agent.read("tokenprior://words")
             assert json.loads(await agent.read("tokenprior://words/json"))["version"] == learned["version"]
-            shown = await client.get_prompt("words", {"task": "Compose a poem about the sea"})
-            assert shown.messages[0].content.text == "No lesson of words concerns this task."  # type: ignore[union-attr]
             shown = await client.get_prompt("words")
             assert LESSON in shown.messages[0].content.text  # type: ignore[union-attr]
 

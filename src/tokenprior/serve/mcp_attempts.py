@@ -42,6 +42,7 @@ MOST_FEEDBACK = 4_000
 MOST_MESSAGES = 200
 MOST_TRAJECTORY = 400_000  # characters of all messages as JSON
 _LONGEST_NAME = 100
+_MOST_NAMED = 10_000  # tasks in one query; SQLite takes three times as many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +91,20 @@ class Attempt:
         name = one_line(masked(redact(self.task)))
         return name if len(name) <= _LONGEST_NAME else "t-" + content_hash(name)[:12]
 
+    @property
+    def asked(self) -> str:
+        """What the task asks."""
+        return self.question.strip() or self._first_words or self.task
+
     def exchange(self, question: str) -> dict[str, Any]:
-        """The conversation from the task's question on."""
-        asked = next((Message.from_json(m).content for m in self.messages if m.get("role") == "user"), None)
-        first = [] if asked == question else [{"role": "user", "content": question}]
+        """The conversation, made to begin with the question."""
+        first = [] if self._first_words == question else [{"role": "user", "content": question}]
         return {"messages": [*first, *self.messages], "output": self.output}
+
+    @property
+    def _first_words(self) -> str:
+        said = (one.content for one in map(Message.from_json, self.messages) if one.role == "user")
+        return next((text for text in said if text.strip()), "")
 
 
 async def keep(attempt: Attempt, store: Store, *, library: str, version: str) -> tuple[str, LoggedTask]:
@@ -104,8 +114,7 @@ async def keep(attempt: Attempt, store: Store, *, library: str, version: str) ->
         library, version: what the agent was served.
     """
     earlier = await asyncio.to_thread(recorded, store, library, [attempt.name])
-    asked = next((str(m.get("content", "")) for m in attempt.messages if m.get("role") == "user"), "")
-    question = earlier[0].task.question if earlier else attempt.question or asked or attempt.task
+    question = earlier[0].task.question if earlier else attempt.asked
     identity = uuid.uuid4().hex
     served = Served(
         id=identity,
@@ -134,22 +143,36 @@ def recorded(store: Store, library: str, tasks: Sequence[str] | None = None) -> 
         tasks: the names that they are kept under; all by default.
     """
     columns = schema.served.c
-    wanted = [columns.library == library, columns.exchange.is_not(None), columns.reward.is_not(None)]
-    if tasks is not None:
-        wanted.append(columns.task.in_(tasks))
-    query = sa.select(schema.served).where(*wanted).order_by(columns.served_at, columns.id)
+    wanted = [] if tasks is None else [columns.task.in_(tasks)]
+    query = sa.select(schema.served).where(*_of(library), *wanted).order_by(columns.served_at, columns.id)
     rows = store.read(lambda connection: [served_of(row._mapping) for row in connection.execute(query)])
     return grouped(attempts(rows))
 
 
-def unlearned(store: Store, name: str, library: Library) -> tuple[LoggedTask, ...]:
+def unlearned(store: Store, name: str, library: Library, *, by_agents: bool = False) -> tuple[LoggedTask, ...]:
     """The tasks with attempts that are not behind a library yet, each with all its attempts.
 
     Args:
         name: that the library is served under.
+        by_agents: only tasks at which an agent recorded an attempt, not those that a proxy alone has seen.
     """
+    columns = schema.served.c
     known = practised(store, library)
-    return tuple(one for one in recorded(store, name) if len(one.attempts) > known.get(one.task.id, 0))
+    # Counted first: what is behind the library already need not be read.
+    counted = sa.select(columns.task, sa.func.count()).where(*_of(name)).group_by(columns.task)
+    if by_agents:
+        counted = counted.having(sa.func.sum(sa.case((columns.source == "mcp", 1), else_=0)) > 0)
+    counts = store.read(lambda connection: connection.execute(counted).all())
+    more = [task for task, count in counts if count > known.get(task, 0)]
+    few = len(more) <= _MOST_NAMED and None not in more
+    found = recorded(store, name, more if few else None)
+    return tuple(one for one in found if len(one.attempts) > known.get(one.task.id, 0))
+
+
+def _of(library: str) -> list[sa.ColumnElement[bool]]:
+    """What a row has to be for an attempt that can be learned from."""
+    columns = schema.served.c
+    return [columns.library == library, columns.exchange.is_not(None), columns.reward.is_not(None)]
 
 
 def teaches(task: LoggedTask, config: LearnConfig) -> bool:

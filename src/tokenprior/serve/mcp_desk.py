@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tokenprior.config import Config, LearnConfig
 from tokenprior.errors import ConfigError, NotFound
 from tokenprior.experience import Effect, Experience, parse_id
+from tokenprior.library import Library
 from tokenprior.prior import Rendering, TokenPrior
 from tokenprior.progress import OnProgress
 from tokenprior.serve.libraries import Libraries, ServedLibrary
@@ -73,7 +74,7 @@ class Desk:
         if config is not None:
             require_learning(config)
         self.libraries, self.store, self.config = libraries, store, config
-        self._learning = dict.fromkeys(libraries.by_name, False)
+        self._learning: set[str] = set()
 
     def named(self, name: str | None) -> ServedLibrary:
         """A library; the first if none is named.
@@ -97,14 +98,14 @@ class Desk:
         served = self.named(name)
         if not task.strip():
             return served.whole.text or NO_LESSONS
-        chosen = TokenPrior.of(served.library, Rendering(relevant=most), question=task)
+        chosen = concerning(served.library, task, most)
         return chosen.text or (f"No lesson of {name} concerns this task." if len(served.library) else NO_LESSONS)
 
     def lessons(self, task: str, name: str | None, most: int) -> ReadLessons:
-        """The lessons that concern a task, by the words they share with it."""
+        """The lessons that concern a task; see `concerning`."""
         served = self.named(name)
         library = served.library
-        chosen = TokenPrior.of(library, Rendering(relevant=most), question=task).included
+        chosen = concerning(library, task, most).included
         if not len(library):
             said = f"{NO_LESSONS} Record attempts with their rewards, and ask to learn."
         elif not chosen:
@@ -121,7 +122,7 @@ class Desk:
         served = self.named(name)
         identity, task = await keep(attempt, self.store, library=served.name, version=served.version)
         learn = self.config.learn.resolved() if self.config else LearnConfig()
-        waiting = await asyncio.to_thread(unlearned, self.store, served.name, served.library)
+        waiting = await asyncio.to_thread(unlearned, self.store, served.name, served.library, by_agents=True)
         return Kept(
             id=identity,
             library=served.name,
@@ -142,9 +143,9 @@ class Desk:
         served = self.named(name)
         if self.config is None:
             raise ConfigError("learn: this server was started without --config, so there is no model to learn with")
-        if self._learning[served.name]:
+        if served.name in self._learning:
             raise ConfigError(f"learn: a step of {served.name} is under way: call again when it has ended")
-        self._learning[served.name] = True
+        self._learning.add(served.name)
         try:
             await served.refresh()
             learned, now = await learn_from_attempts(
@@ -154,7 +155,7 @@ class Desk:
             await now.refresh()
             return learned
         finally:
-            self._learning[served.name] = False
+            self._learning.discard(served.name)
 
     def lesson(self, name: str, identity: str) -> str:
         """A lesson as Markdown, with its effect and the attempts behind it.
@@ -189,6 +190,13 @@ class Desk:
             reward = "no reward" if value is None else f"reward {value:g}"
             told[f"{row['task']}#{row['attempt']}"] = f"{reward}{f', recorded as {source}' if source else ''}"
         return [f"  - {one}{f': {told[one]}' if one in told else ''}" for one in origin.rollouts]
+
+
+def concerning(library: Library, task: str, most: int) -> TokenPrior:
+    """All lessons, where there are no more than `most`: the reader sees best which condition fits. Of more than that
+    the ones that share most words with the task, and none that shares no word with it."""
+    rendering = Rendering(relevant=most) if len(library) > most else Rendering()
+    return TokenPrior.of(library, rendering, question=task)
 
 
 def effect_words(effect: Effect | None) -> str:

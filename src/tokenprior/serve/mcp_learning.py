@@ -16,14 +16,14 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tokenprior.cli.learn import shipping
 from tokenprior.cli.show import is_file, run_and_place
-from tokenprior.config import Config, LogSettings
+from tokenprior.config import Config, LearnConfig, LogSettings
 from tokenprior.errors import ConfigError, DataError
 from tokenprior.exports import import_library
 from tokenprior.learn import LearnResult, require_gate_tasks
@@ -109,7 +109,7 @@ async def learn_from_attempts(
     tried_on = _tried_on(config)
     practice = [one for one in waiting if one.task.text_key not in tried_on and teaches(one, learn)]
     if not practice:
-        return _nothing(served, waiting, config), served
+        return _nothing(served, waiting, learn, tried_on), served
     async with session(_practising(config, served, store), logged=practice, on_progress=on_progress) as opened:
         run, result = opened.run_of(before), await opened.learn(start=before)
     after = result.library
@@ -207,8 +207,9 @@ def _said(result: LearnResult, before: Library) -> str:
     return "The library stays as it is. The attempts are kept, and count again together with what is recorded next."
 
 
-def _nothing(served: ServedLibrary, waiting: Sequence[LoggedTask], config: Config) -> Learned:
-    learn, tried_on = config.learn.resolved(), _tried_on(config)
+def _nothing(
+    served: ServedLibrary, waiting: Sequence[LoggedTask], learn: LearnConfig, tried_on: Collection[str]
+) -> Learned:
     lines = [
         f"{one.task.id}: {_ONE_TO_TRY_ON if one.task.text_key in tried_on else needed(one, learn)}"
         for one in waiting[:MOST_TOLD]
