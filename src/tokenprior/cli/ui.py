@@ -31,7 +31,8 @@ async def _serve(store: str, port: int, show: bool) -> None:
     from tokenprior.store import open_store
 
     keys = Keys.drawn()
-    with open_store(existing(store)) as opened:
+    # In a folder where nothing was learned yet the first run can be started from here, so the usual store may be new.
+    with open_store(store if store == DEFAULT_STORE else existing(store)) as opened:
         runner, port = await serve(make_app(opened, keys=keys, naming=naming(store)), port)
         try:
             address = f"http://127.0.0.1:{port}/?token={keys.token}"
