@@ -46,6 +46,9 @@ class ManyApis:
                 whole = next(made for end, made in _WHOLE.items() if path.endswith(end))(body)
                 return self._send(200, "application/json", json.dumps(whole).encode())
 
+            def do_GET(self) -> None:
+                return self._send(200, "application/json", b'{"object": "list", "data": []}')
+
             def _send(self, status: int, kind: str, raw: bytes) -> None:
                 self.send_response(status)
                 self.send_header("Content-Type", kind)

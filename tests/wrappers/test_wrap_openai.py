@@ -175,6 +175,7 @@ def test_other_requests_and_malformed_ones_go_as_they_are(server: ManyApis, libr
         wrapped = tp.wrap(client, library)
         wrapped.embeddings.create(model="m", input="What of dogs?", encoding_format="float")
         wrapped.chat.completions.create(model="m", messages=[])
+        assert wrapped.chat.completions.list().data == []
     assert [body.get("input", body.get("messages")) for body in server.bodies] == ["What of dogs?", []]
 
 

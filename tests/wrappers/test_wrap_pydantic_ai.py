@@ -125,6 +125,12 @@ async def test_the_prior_is_in_no_history_and_not_in_the_given_agent(server: Man
     assert sent == conditioned("chat", bare, tp.TokenPrior.of(library))
 
 
+async def test_a_wrapped_agent_stays_wrapped_as_a_context(server: ManyApis, library: Library) -> None:
+    async with opened(server) as model, tp.wrap(Agent(model), library) as agent:
+        await agent.run("What of dogs?")
+    assert server.bodies[0]["messages"][0] == {"role": "system", "content": tp.TokenPrior.of(library).text}
+
+
 async def test_a_model_that_comes_with_the_run_or_by_override_has_the_prior(library: Library) -> None:
     seen: list[str] = []
 

@@ -30,7 +30,7 @@ def wrap(client: Any, learned: Learned) -> Any:
     kind = type(client)
 
     def conditioned(options: Any) -> Any:
-        if api := ROUTES.get(options.url):
+        if options.method == "post" and (api := ROUTES.get(options.url)):
             # The SDK lays extra_body over the body later; the prior has to find its place in what is sent.
             given = {**options.json_data, **(options.extra_json or {})}
             options.json_data, options.extra_json = learned.passed(api, given), None

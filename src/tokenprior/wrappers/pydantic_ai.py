@@ -84,6 +84,10 @@ class PriorAgent(WrapperAgent[Any, Any]):
         super().__init__(wrapped)
         self.learned = learned
 
+    async def __aenter__(self) -> PriorAgent:
+        await super().__aenter__()
+        return self  # and not the wrapped one
+
     def iter(  # every way to run an agent is made of this one
         self, *args: Any, capabilities: Sequence[Any] | None = None, **settings: Any
     ) -> AbstractAsyncContextManager[Any]:
