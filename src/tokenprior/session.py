@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tokenprior.advantage import LeakGuard
-from tokenprior.agent_settings import ToolsSettings
+from tokenprior.agent_settings import FunctionSettings, ProgramSettings, ToolsSettings
 from tokenprior.agents.logged import LoggedAgent
 from tokenprior.audit import Audit
 from tokenprior.audit import audit as audit_library
@@ -27,9 +27,11 @@ from tokenprior.live import Live, code_of_agent
 from tokenprior.load import load_tasks
 from tokenprior.logs import LoggedTask, load_logs
 from tokenprior.models.budget import Budget
-from tokenprior.models.connect import Connections
+from tokenprior.models.connect import Connections, check_name
+from tokenprior.models.prices import priced
 from tokenprior.progress import OnProgress, Progress, Tracker
 from tokenprior.prove import Gate
+from tokenprior.rollout import Usage
 from tokenprior.store import RunStore, Store, open_store
 from tokenprior.task import Split, Task, TaskSet, content_hash
 from tokenprior.tips import tips
@@ -231,33 +233,11 @@ class Session:
             controls: more arms, each of its own name, made in the likeness of the first library: `placebo` and
                 `shuffled` have as much text and no knowledge, `tips` the learning model writes with no rollouts.
         """
-        if not self.split.held_out:
-            raise ConfigError("no held-out tasks: give tasks.split or tasks.held_out in the config")
-        if BASELINE in arms:
-            raise ConfigError(f"an arm may not be called {BASELINE!r}: that one is always there")
-        if twice := [control for control in controls if control in arms or controls.count(control) > 1]:
-            raise ConfigError(f"there is an arm {twice[0]!r} already: a control is an arm of that name")
-        if controls and not arms:
-            raise ConfigError("a control is made in the likeness of a library: name an arm")
-        if "placebo" in controls and self.config.learn.prior.relevant is not None:
-            raise ConfigError("a placebo concerns no task: with learn.prior.relevant none of it would be chosen")
         config = self._evaluation
-        every = {BASELINE: Library(), **arms}
-        for control in controls:
-            first = next(iter(arms.values()))
-            match control:
-                case "placebo":
-                    every[control] = placebo(first, seed=config.seed)
-                case "shuffled":
-                    every[control] = shuffled(first, seed=config.seed)
-                case "tips":
-                    every[control] = Library()  # keeps the place; they are written once the models are there
-        described: dict[str, Any] = {"arms": {arm: library.version for arm, library in every.items()}}
-        if "tips" in controls:
-            described["tips"] = [len(first), self._tips_made_of]
-        async with self._open(self._run("compare", described), "compare") as live:
+        every, run = self._planned(arms, controls)
+        async with self._open(run, "compare") as live:
             if "tips" in controls:
-                every["tips"] = await self._tips(len(first), live)
+                every["tips"] = await self._tips(len(next(iter(arms.values()))), live)
             return await compare_arms(
                 self.split.held_out,
                 every,
@@ -268,6 +248,53 @@ class Session:
                 config=config,
                 tracker=live.tracker,
             )
+
+    async def check_compare(self, arms: Mapping[str, Library], *, controls: Sequence[Control] = ()) -> None:
+        """Raise what `compare` would raise before its first call. Nothing is asked, fetched or written down.
+
+        Raises:
+            ConfigError: a setting or an arm is wrong, or a model has no such name, no key or, under a budget of money,
+                no price.
+        """
+        self._planned(arms, controls)
+        config = self.config
+        called = {config.agent.model}
+        called |= {config.judge or config.learning_model} if asks_a_model(config.verifier) else set()
+        called |= {config.learning_model} if "tips" in controls else set()
+        for name in filter(None, {*called, config.learning_model}):
+            by_program = name == config.agent.model and isinstance(config.agent, ProgramSettings | FunctionSettings)
+            await check_name(name, config.endpoint, by_program=by_program)
+            if name in called:
+                prices = {model: settings.price for model, settings in config.prices.items()}
+                await Budget(config.budget.limits).reserve(priced(Usage(calls=1), name, prices))
+
+    def _planned(self, arms: Mapping[str, Library], controls: Sequence[Control]) -> tuple[dict[str, Library], str]:
+        """All arms of a comparison, that of tips still empty, and the id of its run."""
+        if not self.split.held_out:
+            raise ConfigError("no held-out tasks: give tasks.split or tasks.held_out in the config")
+        if BASELINE in arms:
+            raise ConfigError(f"an arm may not be called {BASELINE!r}: that one is always there")
+        if twice := [control for control in controls if control in arms or controls.count(control) > 1]:
+            raise ConfigError(f"there is an arm {twice[0]!r} already: a control is an arm of that name")
+        if controls and not arms:
+            raise ConfigError("a control is made in the likeness of a library: name an arm")
+        if "placebo" in controls and self.config.learn.prior.relevant is not None:
+            raise ConfigError("a placebo concerns no task: with learn.prior.relevant none of it would be chosen")
+        seed = self._evaluation.seed
+        every = {BASELINE: Library(), **arms}
+        for control in controls:
+            first = next(iter(arms.values()))
+            match control:
+                case "placebo":
+                    every[control] = placebo(first, seed=seed)
+                case "shuffled":
+                    every[control] = shuffled(first, seed=seed)
+                case "tips":
+                    every[control] = Library()  # keeps the place; they are written once the models are there
+        described: dict[str, Any] = {"arms": {arm: library.version for arm, library in every.items()}}
+        if "tips" in controls:
+            described["tips"] = [len(first), self._tips_made_of]
+        return every, self._run("compare", described)
 
     @property
     def _tips_made_of(self) -> dict[str, Any]:

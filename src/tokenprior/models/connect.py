@@ -32,6 +32,29 @@ def is_embedded(name: str) -> bool:
     return name in ("embedded", "embedded-small") or name.startswith("embedded:")
 
 
+async def check_name(name: str, settings: EndpointSettings, *, by_program: bool = False) -> None:
+    """Raise what opening the model of this name would, without asking it or fetching it.
+
+    Args:
+        by_program: whether it is for requests that programs make themselves.
+
+    Raises:
+        ConfigError: no such model, no key for it, or it does not speak what a program does.
+    """
+    from tokenprior.models.catalog import find
+    from tokenprior.models.forward import ForwardModel
+    from tokenprior.models.provider import ProviderModel
+
+    if is_embedded(name):
+        find(name.removeprefix("embedded:"))
+    elif not by_program:
+        await ProviderModel(name, key_variable=settings.key_variable).aclose()
+    elif "://" in name:
+        ForwardModel.at(name, key_variable=settings.key_variable)
+    else:
+        _provider_address(name)
+
+
 class EmbeddedChild:
     """The embedded model as a model: its server is started at the first call, and again if it has died."""
 
