@@ -18,7 +18,7 @@ from tokenprior.serve.proxy_record import StillOpen
 if TYPE_CHECKING:
     from tokenprior.serve.proxy import Proxy
 
-MOST_FEEDBACK_BYTES = 64 * 1024
+MOST_FEEDBACK_BYTES = 256 * 1024  # the longest comment, with every character escaped, is half of it
 LONGEST_NAME = 255
 LONGEST_COMMENT = 10_000
 
