@@ -1,4 +1,4 @@
-"""Plot: figures in words, and dots with whiskers as SVG, alike on the pages, in a report and in a notebook.
+"""Plot: figures in words, and dots with whiskers and curves as SVG, alike on the pages, in a report and in a notebook.
 
 The SVG has no style of its own: `STYLE` has, for whoever shows it; a page may have rules of its own for the same names.
 """
@@ -9,10 +9,12 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from tokenprior.text import seen
 
+_CURVE_HEIGHT = 160  # pixels
 _LEFT, _RIGHT = 5.0, 95.0  # percent of the width: a dot at the edge of the scale is whole, and so is a tick's text
 
 # Text is of the colour around it, and the tones are seen on white and on black alike (3 to 1 or more).
@@ -22,6 +24,7 @@ STYLE = """\
 .plot .grid{stroke:currentColor;opacity:.2}
 .plot .mark{stroke:currentColor;opacity:.7;stroke-dasharray:4 3}
 .plot .reach{stroke:var(--tone,#3f7fd1);stroke-width:2.5}
+.plot .thin{opacity:.6}
 .plot .dot{fill:var(--tone,#3f7fd1)}
 .plot .helps{--tone:#2a8f57}
 .plot .hurts{--tone:#d0453c}
@@ -133,6 +136,60 @@ def strip(made: Plot, one: Whisker) -> str:
     tone = _safe(one.tone)
     row = f'{mark}<g class="{tone}">{_reach(one, 12)}</g>'
     return f'<svg class="plot" height="24" role="img" aria-label="{words}">{row}</svg>'
+
+
+def curve(
+    title: str,
+    points: Sequence[tuple[str, Mapping[str, Any] | None]],
+    *,
+    must: Sequence[float] = (),
+    line: float | None = None,
+    signed: bool = False,
+    joined: bool = True,
+) -> str:
+    """Intervals in their order from left to right.
+
+    Args:
+        points: each the label of its place and an interval, or `None` where there is none.
+        must: values that the scale holds too.
+        line: a value that is marked from left to right.
+        joined: whether a line leads from each to the next.
+    """
+    known = [(place, interval) for place, (_, interval) in enumerate(points) if interval is not None]
+    values = [*must, *(value for _, interval in known for value in ends(interval))]
+    ticks = round_numbers(min(values, default=0.0), max(values, default=1.0))
+
+    def across(place: int) -> float:
+        return round(_LEFT + 4 + (place + 0.5) / max(1, len(points)) * (_RIGHT - _LEFT - 4), 3)
+
+    def down(value: float) -> float:
+        return round(10 + (ticks[-1] - value) / (ticks[-1] - ticks[0]) * _CURVE_HEIGHT, 2)
+
+    told = "; ".join(f"{points[place][0]} {interval_words(interval, signed=signed)}" for place, interval in known[-1:])
+    words = f"{title}: {len(known)} points, the last: {told}" if known else f"{title}: nothing yet"
+    parts = [f'<svg class="plot" height="{_CURVE_HEIGHT + 40}" role="img" aria-label="{_safe(words)}">']
+    for tick in ticks:
+        y = down(tick)
+        parts.append(f'<line class="grid" x1="{_LEFT + 4}%" x2="{_RIGHT}%" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text class="soft" x="{_LEFT + 3}%" y="{y + 4}" text-anchor="end">{tick:g}</text>')
+    if line is not None:
+        parts.append(f'<line class="mark" x1="{_LEFT + 4}%" x2="{_RIGHT}%" y1="{down(line)}" y2="{down(line)}"/>')
+    every = -(-len(points) // 10)  # with more than ten labels they would touch
+    for place, (label, _) in enumerate(points):
+        if place % every == 0:
+            at = f'x="{across(place)}%" y="{_CURVE_HEIGHT + 30}" text-anchor="middle"'
+            parts.append(f'<text class="soft" {at}>{_safe(label)}</text>')
+    for (place, one), (after, other) in pairwise(known):
+        if joined and after == place + 1:
+            x1, x2, y1, y2 = across(place), across(after), down(one["mean"]), down(other["mean"])
+            parts.append(f'<line class="reach" x1="{x1}%" x2="{x2}%" y1="{y1}" y2="{y2}"/>')
+    for place, one in known:
+        x = across(place)
+        if one["low"] is not None and one["high"] is not None:
+            low, high = down(one["low"]), down(one["high"])
+            parts.append(f'<line class="reach thin" x1="{x}%" x2="{x}%" y1="{low}" y2="{high}"/>')
+        parts.append(f'<circle class="dot" cx="{x}%" cy="{down(one["mean"])}" r="4"/>')
+    return "".join([*parts, "</svg>"])
 
 
 def _safe(text: str) -> str:

@@ -20,6 +20,7 @@ from tokenprior.cli import (
     mcp,
     merge,
     models,
+    report,
     serve,
     show,
     ui,
@@ -51,6 +52,7 @@ app.command("pin")(history.pin)
 app.command("edit")(edit.edit)
 app.command("export")(exporting.export)
 app.command("import")(exporting.import_)
+app.command("report")(report.report)
 app.command("merge")(merge.merge)
 app.command("serve")(serve.serve)
 app.command("ui")(ui.ui)

@@ -1,6 +1,7 @@
-"""A comparison as one page for a browser: no script, nothing from the network, every text escaped.
+"""A comparison, or a run with its story, as one page for a browser: no script, nothing from the network, every text
+escaped.
 
-The page is made of the JSON of a `Comparison` alone, so an old report can be shown again.
+The pages are made of JSON alone, that of a `Comparison` or of a report of a run, so an old report can be shown again.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from tokenprior.comparison import task_gains
 from tokenprior.plot import (
     Plot,
     chance_words,
+    curve,
     ends,
     interval_words,
     number_words,
     plot,
     reward_words,
     signed_words,
+    strip,
     svg,
+    tone_of,
 )
 from tokenprior.text import seen
 
@@ -38,6 +42,61 @@ def comparison_page(report: Mapping[str, Any]) -> str:
         report: what `Comparison.to_json` gives; under `made` it may say when and of what it was made, see `MADE`.
     """
     return rendered("comparison.html", report=report, made=made_of(report), tasks=_tasks(report), **shown(report))
+
+
+def learned_page(report: Mapping[str, Any]) -> str:
+    """One self-contained HTML file of a learning run.
+
+    Args:
+        report: what `store.report.report_of` gives.
+    """
+    comparison = report["comparison"]
+    lessons = [*report["used"], *report["waiting"]]
+    measured = [one for one in lessons if one["effect"]]
+    effects = [(one["id"], one["effect"], _tone(one["effect"])) for one in measured]
+    scale = plot("Effects", effects, must=(0.0,), line=(0.0, "no effect"), signed=True)
+    return rendered(
+        "learned.html",
+        report=report,
+        made=made_of(report),
+        signs=SIGNS,
+        # Of one id there may be two wordings, each with an effect of its own.
+        strips={
+            (lesson["id"], lesson["text"]): strip(scale, one)
+            for lesson, one in zip(measured, scale.whiskers, strict=True)
+        },
+        practice=curve("Practice", [(str(one["step"]), one["practice"]) for one in report["steps"]], must=(0.0, 1.0)),
+        gate=curve(
+            "Gate",
+            [(str(one["step"]), one["gate"]) for one in report["steps"]],
+            must=(0.0,),
+            line=0.0,
+            signed=True,
+            joined=False,
+        ),
+        compared=shown(comparison) if comparison else None,
+    )
+
+
+def _tone(effect: Mapping[str, Any]) -> str:
+    return tone_of(effect["low"], effect["high"])
+
+
+def cleaned(value: Any, clean: Callable[[str], str]) -> Any:
+    """A JSON value with all of its texts cleaned, those too by which its parts are named; no part is lost by that."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list | tuple):
+        return [cleaned(item, clean) for item in value]
+    if not isinstance(value, dict):
+        return value
+    made: dict[str, Any] = {}
+    for key, item in value.items():
+        name = clean(key)
+        while name in made:
+            name += "*"
+        made[name] = cleaned(item, clean)
+    return made
 
 
 def made_of(report: Mapping[str, Any]) -> dict[str, str]:
@@ -84,6 +143,7 @@ def filters() -> dict[str, Callable[..., Any]]:
         "reward": reward_words,
         "interval": interval_words,
         "svg": lambda made: Markup(svg(made)),
+        "safe_svg": Markup,
     }
 
 
