@@ -59,7 +59,8 @@ def test_a_library_that_helps_is_said_to_help_by_how_much_and_on_what() -> None:
     found = effect(units(3_000, success(0.7, 0.5)))
     assert found.outcome == "helps"
     assert found.verdict.startswith("support/1a2b3c4d5e6f helps: +0.")
-    assert "rewarded requests with it" in found.verdict
+    assert "{:,} units with it, {:,} without".format(*found.units) in found.verdict
+    assert sum(found.units) == 3_000
     assert "a single planned look would say [+0." in found.verdict
     assert found.needed is None
     assert found.warnings == ()
@@ -94,7 +95,7 @@ def test_what_is_missing_for_a_comparison_is_named() -> None:
 def test_few_units_and_equal_rewards_give_a_difference_and_no_interval() -> None:
     few = effect(units(8, success(0.5, 0.5), share=0.5, seed=4))
     assert few.outcome == "unclear"
-    assert "no interval, for an arm has fewer than 5 units" in few.verdict
+    assert "no interval, for an arm has fewer than 5" in few.verdict
     equal = effect(units(100, success(1, 1)))
     assert equal.outcome == "unclear"
     assert "+0.000" in equal.verdict
@@ -119,7 +120,7 @@ def test_what_was_served_while_nothing_was_held_out_is_counted_and_not_compared(
     before = [replace(one, held_out=False) for one in units(300, success(0.0, 0.0), share=0.0, seed=3)]
     found, plain = effect([*drawn, *before]), effect(drawn)
     assert found.served.requests == plain.served.requests + 300
-    assert found.always == plain.always
+    assert (found.always, found.units) == (plain.always, plain.units)
 
 
 def test_a_version_without_lessons_is_said_to_be_the_same_with_it_and_without() -> None:
@@ -135,7 +136,8 @@ def test_requests_of_one_user_are_one_unit() -> None:
     drawn = [replace(one, requests=40, rewarded=30) for one in units(60, success(0.6, 0.5))]
     found, single = effect(drawn), effect(units(60, success(0.6, 0.5)))
     assert found.always == single.always, "more requests of the same users are not more users"
-    assert "rewarded requests of " in found.verdict
+    assert found.units == single.units
+    assert found.served.rewarded == 30 * single.served.rewarded
 
 
 def test_a_rewarded_share_that_differs_between_the_arms_is_a_warning() -> None:

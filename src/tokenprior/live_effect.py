@@ -104,6 +104,7 @@ class LiveEffect:
             nothing could be compared.
         always: the same difference, with the 95% interval that holds at every look. Neither has bounds with fewer than
             `FEWEST` units in an arm, and where all rewards are equal.
+        units: that the difference rests on, with the prior and without.
         needed: about so many rewarded requests more, shared out as now, would settle a difference as large as this one
             in 4 of 5 tries; `None` where it is settled or cannot be told.
         warnings: sentences on why the difference may not be the library's doing.
@@ -116,6 +117,7 @@ class LiveEffect:
     held_out: LiveArm
     once: Interval | None = None
     always: Interval | None = None
+    units: tuple[int, int] = (0, 0)
     needed: int | None = None
     warnings: tuple[str, ...] = ()
 
@@ -129,7 +131,7 @@ class LiveEffect:
             return "same words"
         if self.always is None:
             return "nothing"
-        if self.always.low is None or self.always.high is None or self.always.low <= 0 <= self.always.high:
+        if not _excludes_0(self.always):
             return "unclear"
         return "helps" if self.always.mean > 0 else "hurts"
 
@@ -153,18 +155,13 @@ class LiveEffect:
     def _figures(self) -> str:
         always, once = self.always, self.once
         assert always is not None, "there are figures where something was compared"
-        counts = f"{_counted(self.served)} with it, {_counted(self.held_out)} without"
-        if (
-            once
-            and once.low is not None
-            and once.high is not None
-            and always.low is not None
-            and always.high is not None
-        ):
-            one_look = f"a single planned look would say [{once.low:+.3f}, {once.high:+.3f}]"
-            return f"{always.mean:+.3f} [{always.low:+.3f}, {always.high:+.3f}] ({counts}; {one_look})"
-        lacking = f"an arm has fewer than {FEWEST} units" if always.n < FEWEST else "all rewards are equal"
-        return f"{always.mean:+.3f} ({counts}; no interval, for {lacking})"
+        assert once is not None, "and for one look too"
+        counts = "{:,} units with it, {:,} without".format(*self.units)
+        if always.low is None or always.high is None or once.low is None or once.high is None:
+            lacking = f"an arm has fewer than {FEWEST}" if min(self.units) < FEWEST else "all rewards are equal"
+            return f"{always.mean:+.3f} ({counts}; no interval, for {lacking})"
+        one_look = f"a single planned look would say [{once.low:+.3f}, {once.high:+.3f}]"
+        return f"{always.mean:+.3f} [{always.low:+.3f}, {always.high:+.3f}] ({counts}; {one_look})"
 
     @property
     def _lacking(self) -> str:
@@ -185,6 +182,7 @@ class LiveEffect:
             "outcome": self.outcome,
             "once": _interval_json(self.once),
             "always": _interval_json(self.always),
+            "units": list(self.units),
             "needed": self.needed,
             "served": _arm_json(self.served),
             "held_out": _arm_json(self.held_out),
@@ -227,7 +225,14 @@ def _effect(library: str, version: str, versions: int, tallies: Sequence[UnitTal
     needed, times = None, found.times_needed
     if times and times > 1:
         needed = _about((times - 1) * sum(tally.rewarded for tally in _of(found, tallies)))
-    return replace(plain, once=found.once, always=found.always, needed=needed, warnings=_warnings(tallies))
+    return replace(
+        plain,
+        once=found.once,
+        always=found.always,
+        units=found.units,
+        needed=needed,
+        warnings=_warnings(tallies),
+    )
 
 
 def _difference(values: Iterable[tuple[UnitTally, float | None]]) -> StratifiedDifference | None:
@@ -280,7 +285,7 @@ def _warnings(tallies: Sequence[UnitTally]) -> tuple[str, ...]:
     drawn = [tally for tally in tallies if 0 < tally.share < 1]
     said: list[str] = []
     rewarded = _difference((tally, tally.rewarded / tally.requests) for tally in drawn)
-    if rewarded and _is_sure(rewarded):
+    if rewarded and _excludes_0(rewarded.always):
         served, held_out = _shares(_of(rewarded, drawn), lambda tally: tally.rewarded)
         said.append(
             f"But {served:.1%} of the requests with it have a reward and {held_out:.1%} of those held out: they may "
@@ -288,14 +293,14 @@ def _warnings(tallies: Sequence[UnitTally]) -> tuple[str, ...]:
         )
     failures = any(tally.failed for tally in drawn)
     failed = _difference((tally, tally.failed / tally.requests) for tally in drawn) if failures else None
-    if failed and _is_sure(failed):
+    if failed and _excludes_0(failed.always):
         served, held_out = _shares(_of(failed, drawn), lambda tally: tally.failed)
         said.append(f"But {served:.1%} of the requests with it failed, {held_out:.1%} of those held out.")
     return (*said, *_lot(drawn))
 
 
-def _is_sure(found: StratifiedDifference) -> bool:
-    low, high = found.always.low, found.always.high
+def _excludes_0(interval: Interval) -> bool:
+    low, high = interval.low, interval.high
     return low is not None and high is not None and not low <= 0 <= high
 
 
@@ -325,11 +330,6 @@ def _lot(drawn: Sequence[UnitTally]) -> tuple[str, ...]:
         f"But {held_out:.1%} of its {len(units):,} units were held out where the lot draws {wanted:.1%}: something "
         "else decides which requests are recorded, and no difference can be trusted until it is found.",
     )
-
-
-def _counted(arm: LiveArm) -> str:
-    rewards = f"{arm.rewarded:,} rewarded request{'' if arm.rewarded == 1 else 's'}"
-    return rewards if arm.units == arm.rewarded else f"{rewards} of {arm.units:,} unit{'' if arm.units == 1 else 's'}"
 
 
 def _arm_json(arm: LiveArm) -> dict[str, Any]:

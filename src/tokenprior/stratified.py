@@ -45,7 +45,7 @@ class StratifiedDifference:
         scatter: the variance of a unit's value within its arm and stratum.
         df: degrees of freedom of `variance`.
         most: how far apart two values are at most.
-        units: in the smaller arm.
+        units: that were treated, and the others.
         strata: that have two units or more in each arm; the others tell nothing.
     """
 
@@ -54,7 +54,7 @@ class StratifiedDifference:
     scatter: float
     df: int
     most: float
-    units: int
+    units: tuple[int, int]
     strata: frozenset[Hashable]
 
     @property
@@ -68,10 +68,10 @@ class StratifiedDifference:
         return self._within(every_look(self.variance, self.scatter) if self.variance else 0.0)
 
     def _within(self, half: float) -> Interval:
-        if not self.variance or self.units < FEWEST:
-            return Interval(mean=self.estimate, low=None, high=None, n=self.units)
+        if not self.variance or min(self.units) < FEWEST:
+            return Interval(mean=self.estimate, low=None, high=None, n=min(self.units))
         low, high = max(-self.most, self.estimate - half), min(self.most, self.estimate + half)
-        return Interval(mean=self.estimate, low=low, high=high, n=self.units)
+        return Interval(mean=self.estimate, low=low, high=high, n=min(self.units))
 
     @property
     def times_needed(self) -> float | None:
@@ -139,9 +139,13 @@ def stratified_difference(cells: Cells) -> StratifiedDifference | None:
         scatter=math.fsum(scatters[cell] * sizes[cell] for cell in cells) / sum(sizes[cell] for cell in cells),
         df=int(alone**2 / math.fsum(part**2 / (sizes[cell] - 1) for cell, part in parts.items())) if alone else 1,
         most=high - low,
-        units=min(len(set().union(*(cells[stratum, arm] for stratum in strata))) for arm in (True, False)),
+        units=(_units(cells, True), _units(cells, False)),
         strata=strata,
     )
+
+
+def _units(cells: Cells, treated: bool) -> int:
+    return len({unit for cell, values in cells.items() if cell[1] is treated for unit in values})
 
 
 def _shared(
