@@ -6,13 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tokenprior.errors import ConfigError, DataError
-from tokenprior.experience import Experience, Provenance
-from tokenprior.exports import FORMATS, export, import_library
-from tokenprior.exports import reference as reference_form
+from tokenprior.experience import Effect, Experience, Provenance
+from tokenprior.exports import FORMATS, export, import_library, read
 from tokenprior.library import Library
 from tokenprior.prior import TokenPrior
 
@@ -88,27 +85,8 @@ def test_an_empty_library_has_every_form(tmp_path: Path) -> None:
 
 
 def test_an_unknown_form_names_those_that_there_are() -> None:
-    with pytest.raises(ConfigError, match="no export form 'xml': choose one of text, json, chat, flat, reference"):
+    with pytest.raises(ConfigError, match="no export form 'xml': choose one of text, json, markdown, "):
         export(Library(), "xml")
-
-
-TEXTS = st.text(
-    st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Cn", "Co"])
-    | st.sampled_from('\n\x85\u2028\t:[]{}"\\$#-|>&*!%@`'),
-    min_size=1,
-    max_size=60,
-)
-
-
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
-@given(st.lists(TEXTS.map(str.strip).filter(lambda text: bool(text) and "[G" not in text), min_size=1, max_size=4))
-def test_any_text_survives_the_reference_form_and_flat_json(texts: list[str]) -> None:
-    from tokenprior.exports import flat
-
-    library = flat.loads({f"G{i}": text for i, text in enumerate(texts)}, run="r")
-    assert [e.line for e in library] == texts
-    assert entries(flat.loads(json.loads(flat.dumps(library)), run="r")) == entries(library)
-    assert entries(reference_form.loads(reference_form.dumps(library), run="r")) == entries(library)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +94,16 @@ def test_any_text_survives_the_reference_form_and_flat_json(texts: list[str]) ->
     [
         ("{", ":1: not JSON: "),
         ('{"G0": 3}', "expected ids such as 'G0' with a text each, got 'G0': 3"),
-        ('{"first": "x"}', "got 'first'"),
+        ('{"first": 3}', "got 'first'"),
+        ('{"first": "x"}', "holds no lessons of tokenprior: they stand behind"),
+        ('{"system_prompt": "Be brief."}', "holds no lessons of tokenprior"),
+        ('{"signature": {"instructions": "Be brief.", "fields": []}}', "holds no lessons of tokenprior"),
+        ('[{"role": "system", "content": "Be brief."}]', "holds no lessons of tokenprior"),
+        ("# Project\n\n- Use tabs.\n", "in free text lessons are not told from the rest"),
+        ("# Lessons from experience\n\nNone yet.\n", "holds no lesson: each has a heading such as"),
+        ("<!-- tokenprior:begin -->\n- [G0] a\n", "got begin in line 1: repair or delete these markers"),
+        ("x\n<!-- tokenprior:end -->\n<!-- tokenprior:begin -->", "got end in line 2, begin in line 3"),
+        ("<!-- tokenprior:begin -->\n- [G0] a b\n- [G0] c d\n<!-- tokenprior:end -->", "the same id twice"),
         ('{"G0": "a", "[g0]": "b"}', "the same id twice"),
         ('{"experiences": [{"id": "G0"}]}', "not a library in tokenprior's JSON: KeyError 'text'"),
         ('{"experiences": [{"id": "one", "text": "a"}]}', "'one' is no id"),
@@ -130,7 +117,8 @@ def test_any_text_survives_the_reference_form_and_flat_json(texts: list[str]) ->
         ("agent:\n  instructions: none\n", "holds no experience such as `[G0]. Name: lesson`"),
         ("agent:\n  instructions: 3\n", "expected the reference's agent YAML"),
         ("", "expected the reference's agent YAML"),
-        ("[1, 2]", "expected the reference's agent YAML"),
+        ("[1, 2]", "expected a JSON list of chat messages"),
+        ("[1, 2", "expected the reference's agent YAML"),
         ("agent:\n  instructions: |\n    [G0]. a: b\n    [G0]. c: d\n", "the same id twice"),
     ],
     ids=lambda value: value[:24],
@@ -152,3 +140,86 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "l.json").write_bytes(b'{"G0": "\xff"}')
     with pytest.raises(DataError, match="not UTF-8"):
         import_library(tmp_path / "l.json")
+
+
+def test_a_form_can_be_named_where_content_could_be_two(tmp_path: Path) -> None:
+    text = export(Library(experiences=(Experience(id="G0", text="Write <!-- tokenprior:begin --> first."),)), "text")
+    path = tmp_path / "prior.txt"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match="begin in line 2"):
+        import_library(path)
+    assert export(import_library(path, "text"), "text") == text
+    with pytest.raises(ConfigError, match="no export form 'prior'"):
+        import_library(path, "prior")
+
+
+def test_what_comes_in_is_bounded_and_hides_nothing(tmp_path: Path) -> None:
+    lessons = {"G0": "When a,\u202edo b.", "G1": "x" * 4_001, "G2": "\x07", "G3": "Half \ud800."}
+    path = tmp_path / "l.json"
+    path.write_text(json.dumps(lessons), encoding="utf-8")
+    reading = read(path)
+    assert [(e.id, e.text) for e in reading.library] == [("G0", "When a, do b."), ("G3", "Half ?.")]
+    assert reading.notes == (
+        "G0: hidden characters or spaces at line ends were taken out",
+        "G1 is left out: 4001 characters, at most 4000 are taken",
+        "G2 is left out: it has no text",
+        "G3: hidden characters or spaces at line ends were taken out",
+    )
+    path.write_bytes(b" " * 10_000_001)
+    with pytest.raises(DataError, match="larger than the 10 MB"):
+        read(path)
+
+
+@pytest.mark.parametrize("figure", ["NaN", '"0.5"', "null", "-Infinity"])
+def test_an_effect_that_is_no_measurement_does_not_come_in(tmp_path: Path, figure: str) -> None:
+    effect = f'{{"mean": {figure}, "low": 0, "high": 1, "shrunk": 0, "tasks": 2, "rollouts": 4}}'
+    path = tmp_path / "l.json"
+    path.write_text(f'{{"experiences": [{{"id": "G0", "text": "When a, do b.", "effect": {effect}}}]}}')
+    reading = read(path)
+    assert reading.library["G0"].effect is None
+    assert reading.notes == ("G0: its effect is left out, for it is no measurement",)
+
+
+def test_forms_say_what_they_do_not_take() -> None:
+    with pytest.raises(ConfigError, match="the form json does not take 'into': system, section, cursor, skill, "):
+        export(Library(), "json", into="")
+    with pytest.raises(ConfigError, match="the form section does not take 'instructions': chat, system, dspy, gepa do"):
+        export(Library(), "section", instructions="Be brief.")
+    with pytest.raises(ConfigError, match="give either"):
+        export(Library(), "system", into="a", instructions="b")
+
+
+SECRET = Experience(
+    id="G4",
+    name="Ask",
+    text="When lost, write to ann@corp.example.dev.",
+    effect=Effect(mean=0.5, low=0.1, high=0.9, shrunk=0.4, tasks=4, rollouts=8),
+    provenance=Provenance(run="r", reason="bob@corp.example.dev said so"),
+)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_private_data_leaves_in_no_form_unless_it_is_masked_or_wanted(form: str) -> None:
+    library = Library(experiences=(SECRET,))
+    with pytest.raises(DataError) as caught:
+        export(library, form)
+    assert "in G4 (e-mail address, e-mail address in its reason): reword it, or" in str(caught.value)
+    assert "ann" not in str(caught.value)
+    made = export(library, form, private="mask")
+    assert "corp.example.dev" not in made
+    assert "[e-mail address]" in made
+    assert "ann@corp.example.dev" in export(library, form, private="keep")
+    with pytest.raises(ConfigError, match="private is 'hide': choose one of refuse, mask, keep"):
+        export(library, form, private="hide")  # type: ignore[arg-type]
+
+
+def test_a_masked_lesson_has_no_effect_known() -> None:
+    made = json.loads(export(Library(experiences=(SECRET,)), "json", private="mask"))
+    assert "effect" not in made["experiences"][0]
+    assert made["experiences"][0]["provenance"]["reason"] == "[e-mail address] said so"
+
+
+def test_half_of_a_character_does_not_stop_an_export(tmp_path: Path) -> None:
+    library = Library(experiences=(Experience(id="G0", text="When \ud800, stop."),))
+    for form in FORMATS:
+        (tmp_path / form).write_text(export(library, form), encoding="utf-8")

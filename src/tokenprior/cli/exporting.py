@@ -2,39 +2,133 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from tokenprior.cli.show import DEFAULT_STORE, StoreOption, library_of
+
+if TYPE_CHECKING:
+    from tokenprior.private import PrivatePolicy
 
 
 def export(
     what: Annotated[
         str, typer.Argument(help="A run, a step of it (RUN:0), a version of it (RUN:1a2b), or a library file.")
     ],
-    form: Annotated[str, typer.Option("--form", help="text, json, chat, flat or reference.")] = "text",
+    form: Annotated[
+        str,
+        typer.Option(
+            "--form",
+            help="text, json, markdown, chat, system, section, cursor, skill, dspy, gepa, ace, flat or reference.",
+        ),
+    ] = "text",
     to: Annotated[Path | None, typer.Option(help="A file; standard output by default.")] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file to merge into, in place unless --to names another: a prompt (system), AGENTS.md or CLAUDE.md "
+            "(section), a rule (cursor), a SKILL.md (skill), a program state (dspy), a candidate (gepa)."
+        ),
+    ] = None,
+    instructions: Annotated[
+        str, typer.Option(help="Your own prompt, which the lessons follow: for chat, system, dspy and gepa.")
+    ] = "",
+    name: Annotated[str, typer.Option(help="What a skill is called; its folder's name by default.")] = "",
+    private: Annotated[
+        str, typer.Option(help="What becomes of keys and personal data in lessons: refuse, mask or keep.")
+    ] = "refuse",
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Write a library as plain text, JSON, chat messages, or in the reference's formats."""
+    """Write a library as a prompt, a file of a coding agent, a program state, and more; see docs/exports.md."""
+    from tokenprior.errors import DataError
+    from tokenprior.exports import SECTIONS
     from tokenprior.exports import export as export_library
 
-    text = export_library(library_of(what, store), form)
-    if to:
-        to.write_text(text, encoding="utf-8")
-    else:
+    library = library_of(what, store)
+    target = to or into
+    before = _text_of(into) if into else None
+    if into and before is None and form not in SECTIONS:
+        raise DataError(f"{into}: no such file to merge into")
+    if target and form == "skill" and before is None:
+        folder = target.absolute().parent
+        name = name or folder.name
+        folder.mkdir(exist_ok=True)
+    try:
+        text = export_library(
+            library,
+            form,
+            into=before,
+            instructions=instructions,
+            name=name,
+            private=cast("PrivatePolicy", private),
+        )
+    except DataError as error:
+        raise DataError(f"{into}: {error}" if into else str(error)) from error
+    if not target:
         print(text, end="")
+        return
+    write_whole(target, text)
+    if into:
+        done = "written" if before is None else "is up to date" if text == before and target == into else "updated"
+        print(f"{target}: {done}, {len(library)} lessons, library {library.version}")
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(help="Our JSON, the reference's flat JSON, or its agent YAML.")],
+    source: Annotated[Path, typer.Argument(help="A file in any form that `tokenprior export` writes.")],
     to: Annotated[Path, typer.Option(help="The library file to write, as our JSON.")],
+    form: Annotated[str | None, typer.Option("--form", help="Its form; told by its content by default.")] = None,
 ) -> None:
     """Read a library in any known format and write it as our JSON, for --start and --arm."""
-    from tokenprior.exports import import_library
+    from tokenprior.exports import read
 
-    library = import_library(source)
-    to.write_text(library.dumps(), encoding="utf-8")
-    print(f"{to}: {len(library)} experiences, library {library.version}")
+    reading = read(source, form)
+    write_whole(to, reading.library.dumps())
+    print(f"{to}: {len(reading.library)} experiences, library {reading.library.version}")
+    for note in reading.notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all, byte for byte. A link stays one, and a file keeps its permissions.
+
+    Raises:
+        OSError: it cannot be written; `filename` is the path that was given.
+    """
+    real = path.resolve()
+    if real.exists() and not real.is_file():  # a device or a pipe cannot be replaced
+        with path.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        return
+    beside = real.with_name(f".{real.name[:200]}.{os.getpid()}.tmp")
+    try:
+        if real.exists() and not os.access(real, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+        try:
+            with beside.open("x", encoding="utf-8", newline="") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            if real.exists():
+                shutil.copymode(real, beside)
+            beside.replace(real)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _text_of(path: Path) -> str | None:
+    """What a file holds, its line ends and byte order mark as they are; `None` if there is none."""
+    from tokenprior.errors import DataError
+
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 from tokenprior.errors import DataError
 from tokenprior.experience import Experience, Provenance, parse_id
+from tokenprior.exports.base import Around, Reading
 from tokenprior.library import Library
 
 # A title is short and plain; a colon inside a sentence, a formula or a quotation is not the end of one.
 _TITLED = re.compile(r"(?P<name>[^:\[\]{}$\\\"\n]{1,80}): (?P<text>\S.*)", re.DOTALL)
 
 
-def dumps(library: Library) -> str:
+def dumps(library: Library, around: Around) -> str:
     return json.dumps({e.id: e.line for e in library}, indent=4, ensure_ascii=False) + "\n"
 
 
-def loads(value: Any, *, run: str) -> Library:
-    """Raises DataError if the value is not an object of ids and texts."""
+def loads(content: str, run: str) -> Reading:
+    """Raises DataError if the content is not an object of ids and texts."""
+    value = json.loads(content)
     if not isinstance(value, dict):
         raise DataError(f"expected a JSON object of ids and texts, got {type(value).__name__}")
     experiences: list[Experience] = []
@@ -28,7 +29,7 @@ def loads(value: Any, *, run: str) -> Library:
         if identity is None or not isinstance(line, str) or not line.strip():
             raise DataError(f"expected ids such as 'G0' with a text each, got {key!r}: {line!r:.60}")
         experiences.append(experience_of(identity, line, run))
-    return Library(experiences=tuple(experiences))
+    return Reading(library=Library(experiences=tuple(experiences)))
 
 
 def experience_of(identity: str, line: str, run: str) -> Experience:

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from tokenprior.errors import DataError
+from tokenprior.exports.base import Around, Reading
 from tokenprior.exports.flat import experience_of
 from tokenprior.library import Library
 from tokenprior.text import shorten
@@ -17,10 +18,11 @@ from tokenprior.text import shorten
 # Source: github.com/TencentCloudADP/youtu-agent; the words that its runs put before the list.
 MARKER = "When solving problems, you MUST first carefully read and understand the helpful instructions and experiences:"
 
+_AGENT = re.compile(r"^[ \t\ufeff]*[\"']?agent[\"']?[ \t]*:", re.MULTILINE)
 _ENTRY = re.compile(r"^[ \t]*\[G(\d+)\]\.?[ \t]+", re.MULTILINE)
 
 
-def dumps(library: Library) -> str:
+def dumps(library: Library, around: Around) -> str:
     import yaml
 
     class Dumper(yaml.SafeDumper):
@@ -37,7 +39,11 @@ def dumps(library: Library) -> str:
     return yaml.dump({"agent": {"instructions": instructions}}, Dumper=Dumper, allow_unicode=True, width=1_000_000)
 
 
-def loads(content: str, *, run: str) -> Library:
+def holds_agent(text: str) -> bool:
+    return _AGENT.search(text) is not None
+
+
+def loads(content: str, run: str) -> Reading:
     """Raises DataError if there is no `agent.instructions`, or no experience in it."""
     import yaml
 
@@ -55,9 +61,8 @@ def loads(content: str, *, run: str) -> Library:
     if not entries:
         raise DataError("agent.instructions holds no experience such as `[G0]. Name: lesson`")
     ends = [entry.start() for entry in entries[1:]] + [len(instructions)]
-    return Library(
-        experiences=tuple(
-            experience_of(f"G{int(entry[1])}", instructions[entry.end() : end], run)
-            for entry, end in zip(entries, ends, strict=True)
-        )
-    )
+    experiences = [
+        experience_of(f"G{int(entry[1])}", instructions[entry.end() : end], run)
+        for entry, end in zip(entries, ends, strict=True)
+    ]
+    return Reading(library=Library(experiences=tuple(experiences)))
