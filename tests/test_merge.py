@@ -192,6 +192,17 @@ def test_origins_go_to_json_and_back_and_a_library_without_them_stays_as_it_was(
     assert "origins" not in library("A", SMALL).dumps()
 
 
+@pytest.mark.anyio
+async def test_why_and_show_tell_what_a_lesson_was_before_it_was_joined(tmp_path: Path) -> None:
+    joined = merge([("a", library("A", SMALL, effects=(0.3,))), ("b", library("B", SUMS))], bounds=WIDE).library
+    await story.fill(tmp_path / "s.db", "r", story.loud, start=joined, epochs=1, gate="none")
+    told = "joined from A/G0 (effect there +0.300 [+0.200, +0.400] over 20 tasks)"
+    assert told in story.said("why", "r", "G0", "--store", tmp_path / "s.db")
+    shown = story.said("show", "r", "library", "--store", tmp_path / "s.db")
+    assert "joined from: A/G0 (effect there" in shown
+    assert "joined from: B/G0" in shown
+
+
 def test_where_no_run_is_known_the_library_is_named() -> None:
     plain = Library(experiences=(replace(library("", SMALL)["G0"], id="G3"),))
     (experience,) = merge([("mine.json", plain)], bounds=WIDE).library

@@ -91,7 +91,7 @@ def test_what_is_masked_is_the_private_part_alone(text: str, clean: str) -> None
         "anna@example.com, root@mail.test and x@host.invalid",
         "git clone git@github.com:owner/name or ssh://git@host/name",
         "555-0123 and (415) 555-0123",
-        "chapter 1.2.3.4, 192.168.0.1, 127.0.0.1, 8.8.8.8, 2001:db8::1 and version 52.31.14.9",
+        "chapter 1.2.3.4, 192.168.0.1, 127.0.0.1, 8.8.8.8, 224.0.0.1, 2001:db8::1 and version 52.31.14.9",
         "password: required; the password is case-sensitive; a password of 8-16 characters",
         "api_key = os.environ['K1'], password=get_pw2(), api_key=YOUR_KEY_1, https://host/?key=value",
         "x = +12345678901, 3 + 4 +12345678901, 456-234-12, 12 - 34 - 56",

@@ -199,9 +199,10 @@ def _is_public_address(number: str) -> bool:
     if all(len(part) == 1 for part in number.split(".")):
         return False
     try:
-        return ipaddress.ip_address(number).is_global
+        address = ipaddress.ip_address(number)
     except ValueError:
         return False
+    return address.is_global and not address.is_multicast
 
 
 def _is_cpf(number: str) -> bool:

@@ -43,7 +43,7 @@ def _lines(found: dict[str, Any], naming: str) -> list[str]:
         for one in found["contrasts"]
         for lesson in one["lessons"]
     ]
-    lines = [f"[{found['id']}] {found['line']}", *_standing(found), "", "Life:"]
+    lines = [f"[{found['id']}] {found['line']}", *_standing(found), *_origins(found), "", "Life:"]
     lines += _cut(life, MOST_OF_A_LIFE, "lines", f"why {run} {found['id']} --json{naming}")
     lines += ["", "The groups it came from, with the rewards of their attempts:"]
     lines += _cut(groups or ["  none are known"], MOST, "groups", every)
@@ -79,6 +79,14 @@ def _standing(found: dict[str, Any]) -> list[str]:
         f"effect {effect}, from {effect.rollouts} scored attempts with it or without it",
         "in-sample: these are practice tasks, of which lessons are drawn; held-out tasks are for `tokenprior compare`",
     ]
+
+
+def _origins(found: dict[str, Any]) -> list[str]:
+    """What it was in other libraries, before they were joined."""
+    from tokenprior.experience import Provenance
+
+    origins = Provenance.from_json(found["provenance"]).origins if found["provenance"] else ()
+    return [f"joined from {origin}" for origin in origins]
 
 
 def _event(event: dict[str, Any]) -> list[str]:
