@@ -68,7 +68,8 @@ def test_curves_are_drawn_from_the_table_behind_them(pages: Served, look: Look) 
     expect(rows.nth(1)).to_contain_text("+0.393 [+0.279, +0.526]")
     page.set_viewport_size({"width": 390, "height": 800})
     expect(page.locator("figure.curve canvas")).to_have_count(4)
-    page.wait_for_function("document.documentElement.scrollWidth <= 390")
+    fits = "done => document.documentElement.scrollWidth <= 390 ? done() : setTimeout(() => look(done), 50)"
+    page.evaluate(f"new Promise(done => {{ const look = {fits}; look(done); }})")
 
 
 def test_the_page_grows_while_the_run_goes_on(own_store: Path, look: Look) -> None:

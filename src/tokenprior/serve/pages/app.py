@@ -51,8 +51,8 @@ async def _explained(request: web.Request, handler: Handler) -> web.StreamRespon
     try:
         return await handler(request)
     except web.HTTPException as error:
-        if error.status < 400:
-            return error
+        if error.status < 400:  # a redirect, which an exception may not be returned as
+            return web.Response(status=error.status, headers={"Location": error.headers["Location"]})
         known = {404: f"there is no page {request.path}", 405: f"{request.path} takes no {request.method}"}
         return render(request, "error.html", status=error.status, message=known.get(error.status, error.reason))
     except TokenpriorError as error:
