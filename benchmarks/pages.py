@@ -2,9 +2,9 @@
 
     python benchmarks/pages.py --rollouts 100000
 
-Makes a store (rows are inserted, no run is made), serves it from a process of its own, opens every page a few times and
-prints seconds, bytes and the server's resident memory. The goal is under a second a page, and memory that does not grow
-with the store. `make_store` is what the tests of the pages use for a store of any size.
+Makes a store (rows are inserted, no run is made), serves it as `tokenprior ui` does, opens every page a few times and
+prints seconds (of the first time, and the slowest after it), bytes and the server's resident memory. The goal is under
+a second a page, and memory that does not grow with the store.
 """
 
 from __future__ import annotations
@@ -12,8 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import resource
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +27,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from tokenprior.advantage import Advantage, Lesson
+from tokenprior.arm import Design, report_arm
+from tokenprior.comparison import Comparison, differ
 from tokenprior.effects import Observation
 from tokenprior.experience import Effect, Experience, Provenance
+from tokenprior.group import Group
 from tokenprior.library import Library
 from tokenprior.models.base import CallKey, Reply, Request
 from tokenprior.operation import Add, Delete, to_json
@@ -41,12 +50,12 @@ from tokenprior.store.codec import (
     rollout_to_json,
 )
 from tokenprior.store.schema import metadata
-from tokenprior.task import content_hash
+from tokenprior.task import Task, content_hash
 from tokenprior.trial import Trial
 
 NAME, RUN, COMPARED = "large", "large-00000001", "large-compare-00000001"
 MODEL = "https://models.invalid/v1#large"
-G, TASKS, GATE_TASKS, LESSONS = 8, 100, 60, 30
+G, K, TASKS, GATE_TASKS, LESSONS = 8, 4, 100, 60, 30
 ARMS = ("no prior", "learned", "placebo", "shuffled")
 BEGAN = 1_790_000_000.0
 INSTRUCTIONS = "Solve the problem step by step. Put the final answer in \\boxed{}."
@@ -107,8 +116,10 @@ def rollout(task: str, index: int, prior: TokenPrior, rng: random.Random) -> tup
     return made, Reward(value=float(rng.random() < 0.5), extracted=answer, feedback="" if draw < 0.5 else "wanted 7")
 
 
-def attempts(count: int, libraries: list[Library], rng: random.Random) -> Iterator[tuple[str, int, Rollout, Reward]]:
-    """Practice attempts step by step, and half as many at the gate: phase, step, rollout, reward."""
+def attempts(
+    count: int, libraries: list[Library], rng: random.Random
+) -> Iterator[tuple[str, int, int, Rollout, Reward]]:
+    """Practice attempts, and half as many at the gate: phase, step, step of the library, and the attempt."""
     steps = len(libraries)
     for step, library in enumerate(libraries):
         prior = TokenPrior.of(library)
@@ -117,10 +128,11 @@ def attempts(count: int, libraries: list[Library], rng: random.Random) -> Iterat
             phase, tasks = ("rollout", TASKS) if number < of_step * 2 // 3 else ("gate", GATE_TASKS)
             place = number if phase == "rollout" else number - of_step * 2 // 3
             task = f"{'task' if phase == 'rollout' else 'gate'}-{place % tasks}"
-            yield phase, step, *rollout(task, place // tasks, prior, rng)
+            # What is done at the gate serves all steps, and is kept as of the first.
+            yield phase, step if phase == "rollout" else 0, step, *rollout(task, place // tasks, prior, rng)
 
 
-def rollout_row(run: str, phase: str, step: int, made: Rollout, reward: Reward) -> dict[str, Any]:
+def rollout_row(run: str, phase: str, step: int, of: int, made: Rollout, reward: Reward) -> dict[str, Any]:
     prompt = made.messages[0].content
     attempt, judged = rollout_to_json(made), reward_to_json(reward)
     value, trouble = figures_of(attempt, judged)
@@ -131,7 +143,7 @@ def rollout_row(run: str, phase: str, step: int, made: Rollout, reward: Reward) 
         "step": step,
         "task": made.task_id,
         "attempt": made.index,
-        "input_hash": content_hash([made.task_id, prompt]),
+        "input_hash": content_hash([of, made.task_id, prompt]),
         "rollout": dumps(attempt),
         "verifier": "verifier-1" if reward.is_scored else None,
         "reward": dumps(judged),
@@ -317,11 +329,18 @@ def make_store(path: Path, *, rollouts: int = 100_000, steps: int = 50, small_ru
         connection.commit()
         evaluated = rollouts // 5
         practised = attempts(rollouts - evaluated, libraries, rng)
-        compared = _compared(evaluated, libraries[-1], rng)
-        for run, every in ((RUN, practised), (COMPARED, compared)):
+        arms = compared(evaluated, libraries[-1], rng)
+        for table, of_comparison in comparison_rows(arms).items():
+            connection.execute(tables[table].insert(), of_comparison)
+        connection.commit()
+        groups = (group for _, made in arms.values() for group in made)
+        held_out = (
+            ("evaluate", 0, 0, *pair) for group in groups for pair in zip(group.rollouts, group.rewards, strict=True)
+        )
+        for run, every in ((RUN, practised), (COMPARED, held_out)):
             rows: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
-            for number, (phase, step, made, reward) in enumerate(every):
-                rows[0].append(rollout_row(run, phase, step, made, reward))
+            for number, (phase, step, of, made, reward) in enumerate(every):
+                rows[0].append(rollout_row(run, phase, step, of, made, reward))
                 rows[1].append(call_row(run, phase, step, made, number, rng))
                 if len(rows[0]) == 5_000:
                     _put(connection, rows)
@@ -338,25 +357,145 @@ def _put(connection: sa.Connection, rows: tuple[list[dict[str, Any]], list[dict[
     connection.commit()
 
 
-def _compared(count: int, library: Library, rng: random.Random) -> Iterator[tuple[str, int, Rollout, Reward]]:
-    """The attempts of a comparison, four at each task and arm."""
-    priors = [TokenPrior(), *(TokenPrior.of(library.only([f"G{i}" for i in range(n)])) for n in (LESSONS, 9, 7))]
-    for number in range(count):
-        task, rest = divmod(number, 4 * len(priors))
-        arm, attempt = divmod(rest, 4)
-        yield "evaluate", 0, *rollout(f"held-{task}", attempt, priors[arm], rng)
+def compared(count: int, library: Library, rng: random.Random) -> dict[str, tuple[Library, list[Group]]]:
+    """The arms of a comparison with `K` attempts at each task, so many in all: by name the library and its groups."""
+    libraries = [Library(), *(library.only([f"G{i}" for i in range(n)]) for n in (LESSONS, 9, 7))]
+    arms: dict[str, tuple[Library, list[Group]]] = {arm: (one, []) for arm, one in zip(ARMS, libraries, strict=True)}
+    for number in range(count // (K * len(arms))):
+        task = Task(id=f"held-{number}", question=f"Problem {number}")
+        for one, groups in arms.values():
+            pairs = [rollout(task.id, index, TokenPrior.of(one), rng) for index in range(K)]
+            made, rewards = zip(*pairs, strict=True)
+            groups.append(Group(task=task, rollouts=made, rewards=rewards))
+    return arms
+
+
+def comparison_rows(arms: Mapping[str, tuple[Library, list[Group]]]) -> dict[str, list[dict[str, Any]]]:
+    """What a comparison leaves behind beside its attempts."""
+    design = Design(k=K, resamples=200)
+    reports = [report_arm(arm, one, TokenPrior.of(one), groups, design) for arm, (one, groups) in arms.items()]
+    tasks = len(reports[0].tasks)
+    found = Comparison(
+        arms=tuple(reports),
+        differences=differ(reports, design, controls=ARMS[2:]),
+        constant=("7", 0.01),
+        design=design,
+        tasks_done=tasks,
+        tasks_total=tasks,
+    ).to_json()
+    kept = found | {"arms": [report.arm for report in reports]}
+    return {
+        "comparisons": [{"run": COMPARED, "comparison": dumps(kept)}],
+        "evaluations": [
+            {
+                "run": COMPARED,
+                "arm": report.arm,
+                "library_version": report.library_version,
+                "report": dumps(report.to_json()),
+            }
+            for report in reports
+        ],
+    }
+
+
+def opened(base: str, opener: urllib.request.OpenerDirector, path: str, times: int) -> tuple[float, float, int]:
+    """A page a few times: seconds of the first time, of the slowest other, and its bytes."""
+    took: list[float] = []
+    size = 0
+    for _ in range(times):
+        began = time.monotonic()
+        with opener.open(base + path, timeout=60) as answer:
+            size = len(answer.read())
+        took.append(time.monotonic() - began)
+    return took[0], max(took[1:], default=took[0]), size
+
+
+def rss_mb(process: int) -> float:
+    """Resident memory, in MB."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+def pages_of(store: Path) -> list[str]:
+    """The address of every page, at places where there is much to show."""
+    with open_store(store) as kept:
+        call = kept.read(lambda c: c.execute(sa.text("select max(id) from calls where run = :r"), {"r": RUN}).scalar())
+        version = kept.library(RUN).version
+        earlier = kept.library(RUN, 3).version
+    run = f"/runs/{RUN}"
+    return [
+        "/",
+        run,
+        f"{run}/live?since=0&steps=0",
+        f"{run}/story?before=20",
+        f"{run}/attempts?phase=rollout&trouble=failed%3A+timeout",
+        f"{run}/library",
+        f"{run}/library?at={earlier}",
+        f"{run}/library/diff?before={earlier}&after={version}",
+        f"{run}/versions",
+        f"{run}/lessons/G0",
+        f"{run}/groups",
+        f"{run}/groups?show=mixed&after=40/task-5",
+        f"{run}/group?step=7&task=task-4",
+        f"{run}/attempt?step=7&task=task-4&attempt=0",
+        f"/runs/{COMPARED}/comparison",
+        f"/runs/{COMPARED}/comparison?sort=loss&show=worse",
+        f"/runs/{COMPARED}/comparison/task?task=held-7",
+        f"{run}/calls",
+        f"{run}/calls?phase=gate&state=unknown",
+        f"{run}/calls?model=nobody",
+        f"{run}/calls?text=no+call+says+this",
+        f"{run}/calls/{call}",
+        f"{run}/report",
+        "/start",
+    ]
+
+
+def measure(store: Path, times: int) -> None:
+    command = [sys.executable, "-m", "tokenprior", "ui", "--port", "0", "--store", str(store)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            entry = server.stdout.readline().strip()
+            base = entry.partition("/?")[0]
+            opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+            opener.open(entry, timeout=60).close()
+            began_mb = rss_mb(server.pid)
+            print(f"{'page':<64} {'first s':>8} {'then s':>8} {'kB':>8} {'RSS MB':>8}")
+            for path in pages_of(store):
+                try:
+                    first, then, size = opened(base, opener, path, times)
+                except urllib.error.HTTPError as error:
+                    print(f"{path:<64} answers {error.code}")
+                    continue
+                print(f"{path:<64} {first:8.3f} {then:8.3f} {size / 1000:8.1f} {rss_mb(server.pid):8.1f}")
+            after_mb = rss_mb(server.pid)
+            for path in pages_of(store) * times:
+                opener.open(base + path, timeout=60).close()
+            again_mb = rss_mb(server.pid)
+            print(
+                f"RSS of the server: {began_mb:.0f} MB before, {after_mb:.0f} MB after, "
+                f"{again_mb:.0f} MB after as much again"
+            )
+        finally:
+            server.terminate()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--store", type=Path, default=Path("/tmp/tokenprior-pages.db"), help="made if it is not there")
+    parser.add_argument("--store", type=Path, help="of an earlier call; made anew in a folder of its own by default")
+    parser.add_argument("--keep", type=Path, help="make the store here, and leave it")
     parser.add_argument("--rollouts", type=int, default=100_000)
+    parser.add_argument("--times", type=int, default=5, help="how often each page is opened")
     arguments = parser.parse_args()
-    if not arguments.store.exists():
-        began = time.monotonic()
-        make_store(arguments.store, rollouts=arguments.rollouts)
-        took, size = time.monotonic() - began, arguments.store.stat().st_size / 1e6
-        print(f"{arguments.store}: {arguments.rollouts} rollouts, {size:.0f} MB, made in {took:.0f} s")
+    with tempfile.TemporaryDirectory() as folder:
+        store = arguments.store or arguments.keep or Path(folder) / "large.db"
+        if not arguments.store:
+            began = time.monotonic()
+            make_store(store, rollouts=arguments.rollouts)
+            took, size = time.monotonic() - began, store.stat().st_size / 1e6
+            print(f"{arguments.rollouts:,} rollouts, {size:.0f} MB, made in {took:.0f} s")
+        measure(store, arguments.times)
 
 
 if __name__ == "__main__":

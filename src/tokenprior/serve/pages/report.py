@@ -6,6 +6,7 @@ Keys are taken out of it, and unless that is asked for otherwise what looks priv
 from __future__ import annotations
 
 import platform
+from functools import cache
 
 from aiohttp import web
 
@@ -43,6 +44,7 @@ def page_of(store: Store, run: RunRecord, *, mask: bool = True) -> str:
         NotFound: it is neither a learning run nor a finished comparison.
     """
 
+    @cache  # most texts of a report stand in it many times
     def clean(text: str) -> str:
         return masked(redact(text)) if mask else redact(text)
 
