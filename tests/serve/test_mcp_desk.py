@@ -342,6 +342,7 @@ def test_a_config_that_cannot_learn_from_attempts_is_refused_at_the_start(tmp_pa
 def test_mistakes_of_the_command_are_one_line(tmp_path: Path) -> None:
     at_store = ("--store", tmp_path / "s.db")
     assert "cannot be read" in error("mcp", tmp_path / "lost.json", *at_store)
+    assert "no such store" in error("mcp", "nobody", "--store", tmp_path / "none.db")
     assert "no run 'nobody'" in error("mcp", "nobody", *at_store)
     assert "--set changes a config" in error("mcp", tmp_path / "lost.json", "--set", "learn.epochs=1", *at_store)
     assert "cannot be read" in error("mcp", tmp_path / "lost.json", "--config", tmp_path / "lost.yaml", *at_store)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokenprior.cli.setting import Set, configured
-from tokenprior.cli.show import DEFAULT_STORE, is_file
+from tokenprior.cli.show import DEFAULT_STORE, existing, is_file
 
 if TYPE_CHECKING:
     from socket import socket
@@ -47,6 +47,7 @@ def mcp(
         import fastmcp  # noqa: F401
     except ImportError as error:
         raise MissingExtra("fastmcp", "mcp", "an MCP server") from error
+    from tokenprior.serve.libraries import named_source
     from tokenprior.serve.mcp import serve
     from tokenprior.serve.mcp_desk import Desk
     from tokenprior.serve.proxy_access import CLIENT_KEYS, client_keys
@@ -58,8 +59,10 @@ def mcp(
         raise ConfigError("--set changes a config: name one with --config")
     learning = _learning(config, store, changes) if config else None
     where = store or (learning.store if learning else DEFAULT_STORE)
-    with open_store(where) as opened:
-        desk = Desk(_libraries(libraries, opened, begin=learning is not None), opened, learning)
+    sources = [named_source(one) for one in libraries]
+    runs = not all(is_file(source) for _, source in sources)
+    with open_store(existing(where) if runs else where) as opened:
+        desk = Desk(_libraries(sources, opened, begin=learning is not None), opened, learning)
         with nullcontext() if http is None else _listening(http) as listening:
             asyncio.run(serve(desk, listening=listening, keys=keys))
 
@@ -84,17 +87,17 @@ def _learning(config: Path, store: str | None, changes: list[str] | None) -> Con
     return loaded.model_copy(update={"store": store}) if store else loaded
 
 
-def _libraries(given: list[str], store: Store, *, begin: bool) -> Libraries:
+def _libraries(sources: list[tuple[str, str]], store: Store, *, begin: bool) -> Libraries:
     """The libraries to serve.
 
     Args:
         begin: whether a file that is not there is begun with an empty library.
     """
     from tokenprior.library import Library
-    from tokenprior.serve.libraries import Libraries, ServedLibrary, named_source
+    from tokenprior.serve.libraries import Libraries, ServedLibrary
 
     served = []
-    for name, source in map(named_source, given):
+    for name, source in sources:
         if begin and is_file(source) and Path(source).suffix == ".json" and not Path(source).exists():
             Path(source).write_text(Library().dumps(), encoding="utf-8")
         served.append(ServedLibrary(name, source, store))
