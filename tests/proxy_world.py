@@ -29,9 +29,10 @@ ASKED = b'{"model": "m-1", "messages": [{"role": "user", "content": "How long?"}
 
 
 def write(folder: Path, name: str, library: Library) -> str:
-    """A library file."""
+    """A library file; one that is there is replaced in one go."""
     path = folder / f"{name}.json"
-    path.write_text(library.dumps(), encoding="utf-8")
+    (folder / "new").write_text(library.dumps(), encoding="utf-8")
+    (folder / "new").replace(path)
     return str(path)
 
 

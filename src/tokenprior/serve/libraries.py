@@ -83,6 +83,12 @@ class ServedLibrary:
         return self._version.library.version
 
     @property
+    def count_words(self) -> str:
+        """How many lessons there are, in words."""
+        count = len(self.library)
+        return "1 lesson" if count == 1 else f"{count} lessons"
+
+    @property
     def whole(self) -> TokenPrior:
         """The prior of all of it, as it stands before a request without a question."""
         return self._version.whole

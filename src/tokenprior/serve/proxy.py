@@ -165,7 +165,7 @@ class Proxy:
         if error:
             log.error("library %s stays at %s: %s", library.name, library.version, redact(str(error)))
         else:
-            log.info("library %s is now %s, %d lessons", library.name, library.version, len(library.library))
+            log.info("library %s is now %s, %s", library.name, library.version, library.count_words)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Any request."""

@@ -81,12 +81,10 @@ def described(proxy: Proxy) -> list[str]:
 
 
 def _library_line(library: ServedLibrary) -> str:
-    count, tokens = len(library.library), estimate_tokens(library.whole.text)
-    lessons = "1 lesson" if count == 1 else f"{count} lessons"
     relevant = library.rendering.relevant
     if relevant is None:
-        takes = f"about {tokens} tokens before each request"
+        takes = f"about {estimate_tokens(library.whole.text)} tokens before each request"
     else:
         takes = f"at most {relevant + library.rendering.core} of them before each request"
-    warning = "" if count else " (nothing was learned yet: requests pass as they are until something is)"
-    return f"{library.name}: {library.source}, version {library.version}, {lessons}, {takes}{warning}"
+    warning = "" if len(library.library) else " (nothing was learned yet: requests pass as they are until something is)"
+    return f"{library.name}: {library.source}, version {library.version}, {library.count_words}, {takes}{warning}"
