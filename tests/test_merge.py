@@ -175,6 +175,15 @@ def test_a_joined_library_can_be_joined_again_and_its_lessons_stay_those_of_the_
     assert again["G0"].provenance.groups == ("t0", "B/t0")
 
 
+def test_what_was_measured_after_joining_is_evidence_of_the_joined_library() -> None:
+    once = merge([("a", library("A", SMALL, effects=(0.3,))), ("b", Library())], bounds=WIDE).library
+    measured = once.with_effects({"G0": effect(-0.1, tasks=90)})
+    (again,) = merge([("once", measured), ("c", library("C", SUMS))], bounds=Bounds(max_experiences=1)).left
+    assert again.entry.line == SMALL, "the measurement over the most tasks speaks"
+    kept = merge([("once", measured)], bounds=WIDE).library["G0"].provenance.origins
+    assert [(origin.run, origin.effect) for origin in kept] == [("A", effect(0.3)), ("once", effect(-0.1, tasks=90))]
+
+
 def test_learning_goes_on_with_the_origins_but_not_with_the_effect_of_other_words() -> None:
     joined = merge([("a", library("A", SMALL, effects=(0.3,))), ("b", library("B", SUMS))], bounds=WIDE).library
     operations = [Modify(id="G0", name="", text=CAPITALS), Keep(id="G1")]

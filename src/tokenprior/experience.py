@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -202,6 +203,10 @@ def count_words(text: str) -> int:
 
 
 def similarity(one: str, other: str) -> float:
-    """How alike two lessons are in their words: shared over all (Jaccard), 0.0 to 1.0."""
-    a, b = set(words(one)), set(words(other))
-    return len(a & b) / len(a | b) if a | b else 1.0
+    """How alike two lessons are in their words, see `overlap`."""
+    return overlap(set(words(one)), set(words(other)))
+
+
+def overlap(one: Set[str], other: Set[str]) -> float:
+    """How many words two sets share over all that they have (Jaccard), 0.0 to 1.0; two empty ones are alike."""
+    return len(one & other) / len(one | other) if one | other else 1.0

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from tokenprior.experience import Effect, Experience, Origin, Provenance, similarity, words
+from tokenprior.experience import Effect, Experience, Origin, Provenance, overlap, similarity, words
 from tokenprior.library import SAME, Bounds, Library
 from tokenprior.operation import Delete
 from tokenprior.relevance import FUNCTION_WORDS
@@ -161,11 +161,13 @@ class _Taken:
 
     @cached_property
     def origins(self) -> tuple[Origin, ...]:
-        """What it was before; a lesson that was joined already, and not reworded since, is no origin of its own."""
+        """What it was before. One that was joined already, and not reworded or measured since, is none of its own."""
         before, effect = self.experience.provenance, self.experience.effect
-        if before.origins and (not before.run or any(origin.run == before.run for origin in before.origins)):
+        is_joined = bool(before.origins) and (not before.run or before.run in {one.run for one in before.origins})
+        if is_joined and effect is None:
             return before.origins
-        return (*before.origins, Origin(run=before.run or self.label, id=self.experience.id, effect=effect))
+        run = self.label if is_joined else before.run or self.label
+        return (*before.origins, Origin(run=run, id=self.experience.id, effect=effect))
 
 
 def _evidence(experience: Experience) -> Effect | None:
@@ -192,20 +194,21 @@ class _Cluster:
     def libraries(self) -> set[int]:
         return {member.library for member in self.members}
 
+    @property
+    def in_order(self) -> list[_Taken]:
+        return sorted(self.members, key=lambda member: member.library)
+
     def entry(self, identity: str) -> Entry:
-        names = [member.name for member in sorted(self.members, key=lambda one: one.library)]
-        return Entry(line=self.best.experience.line, origins=tuple(names), id=identity)
+        names = tuple(member.name for member in self.in_order)
+        return Entry(line=self.best.experience.line, origins=names, id=identity)
 
     def joined(self, identity: str) -> Experience:
         """The words of the best, and what all of them rest on. Parents were ids of another library."""
-        before = [member.experience.provenance for member in sorted(self.members, key=lambda one: one.library)]
+        before = [member.experience.provenance for member in self.in_order]
         origins: dict[tuple[str, str], Origin] = {}
-        for member in sorted(self.members, key=lambda one: one.library):
-            for origin in member.origins:
-                known = origins.get((origin.run, origin.id), origin)
-                origins[origin.run, origin.id] = max(
-                    known, origin, key=lambda one: one.effect.tasks if one.effect else 0
-                )
+        for origin in (origin for member in self.in_order for origin in member.origins):
+            known = origins.get((origin.run, origin.id), origin)
+            origins[origin.run, origin.id] = max(known, origin, key=lambda one: one.effect.tasks if one.effect else 0)
         best = self.best.experience.provenance
         provenance = replace(
             best,
@@ -224,7 +227,7 @@ def _told_apart(found: Iterable[tuple[Provenance, Sequence[str]]], best: Provena
         known = tuple(f"{origin.run}/" for origin in provenance.origins)
         for one in ids:
             every[one if not provenance.run or one.startswith(known) else f"{provenance.run}/{one}"] = None
-    return tuple(one.removeprefix(f"{best.run}/") for one in every)
+    return tuple(one.removeprefix(f"{best.run}/") if best.run else one for one in every)
 
 
 def _clusters(taken: Sequence[_Taken]) -> list[_Cluster]:
@@ -248,56 +251,46 @@ _FIRST = re.compile(
     re.I,
 )
 _LAST = re.compile(r"(?P<advice>[^,:;]+?),?\s(?:when(?:ever)?|if)\s(?P<condition>.+)", re.I)
-_NEGATIONS = frozenset(
-    {
-        "not",
-        "no",
-        "never",
-        "avoid",
-        "without",
-        "cannot",
-        "can't",
-        "don't",
-        "doesn't",
-        "isn't",
-        "aren't",
-        "stop",
-        "refuse",
-    }
-)
+_NEGATIONS = frozenset({
+    "not", "no", "never", "avoid", "without", "cannot", "can't", "don't", "doesn't", "isn't", "aren't",
+})  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Said:
-    """A lesson in its parts; a text with no condition is advice throughout."""
+    """The words of a lesson in their parts; a text with no condition is advice throughout."""
 
-    condition: str
-    advice: str
+    condition: frozenset[str]
+    advice: frozenset[str]
 
     @classmethod
     def of(cls, text: str) -> _Said:
         flat = " ".join(text.replace("’", "'").split())
         found = _FIRST.fullmatch(flat) or _LAST.fullmatch(flat)
-        return cls(condition=found["condition"], advice=found["advice"]) if found else cls(condition="", advice=flat)
+        condition, advice = (found["condition"], found["advice"]) if found else ("", flat)
+        return cls(condition=frozenset(words(condition)), advice=frozenset(words(advice)))
 
     def is_same_as(self, other: _Said) -> bool:
         """Both parts have to agree: one word of advice in ten may be the one that matters."""
         return (
-            self._negations == other._negations
-            and similarity(self.condition, other.condition) >= SAME
-            and similarity(self.advice, other.advice) >= SAME
+            self._negates == other._negates
+            and overlap(self.condition, other.condition) >= SAME
+            and overlap(self.advice, other.advice) >= SAME
         )
 
     def contradicts(self, other: _Said) -> bool:
         """The conditions are alike, and the advice is not."""
-        here, there = ({*words(one.condition)} - FUNCTION_WORDS for one in (self, other))
-        if not here or not there or self._negations[0] != other._negations[0]:
+        if not self._concerns or not other._concerns or self._negates[0] != other._negates[0]:
             return False
-        return len(here & there) / len(here | there) >= ALIKE and not self.is_same_as(other)
+        return overlap(self._concerns, other._concerns) >= ALIKE and not self.is_same_as(other)
 
-    @property
-    def _negations(self) -> tuple[bool, bool]:
-        return not _NEGATIONS.isdisjoint(words(self.condition)), not _NEGATIONS.isdisjoint(words(self.advice))
+    @cached_property
+    def _concerns(self) -> frozenset[str]:
+        return self.condition - FUNCTION_WORDS
+
+    @cached_property
+    def _negates(self) -> tuple[bool, bool]:
+        return not _NEGATIONS.isdisjoint(self.condition), not _NEGATIONS.isdisjoint(self.advice)
 
 
 def _conflicts(clusters: Sequence[_Cluster]) -> list[tuple[_Cluster, _Cluster]]:

@@ -135,7 +135,9 @@ _PLACEHOLDERS = frozenset({
 
 def _is_placeholder(text: str) -> bool:
     plain = text.casefold()
-    return plain in _PLACEHOLDERS or plain.startswith(("your", "my", "xxx", "...", "<", "{", "$", "%", "[", "*"))
+    return plain in _PLACEHOLDERS or plain.startswith(
+        ("your", "my_", "my-", "xxx", "...", "<", "{", "$", "%", "[", "*")
+    )
 
 
 def _is_secret(text: str) -> bool:
