@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+import endpoint_run
 import story
+from fake_openai import FakeOpenAI
 from pages_site import Served, aside, compared, served
 
 CHROMIUM = shutil.which("chromium")
@@ -35,6 +37,20 @@ def own_store(story_store: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def pages(story_store: Path) -> Iterator[Served]:
     with served(story_store) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def endpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder with tasks, a config and a store, and the id of the run that filled it on an endpoint that falters."""
+    path = tmp_path_factory.mktemp("endpoint")
+    with FakeOpenAI(faults=["500"], share=0.1) as server:
+        return path, aside(endpoint_run.fill(endpoint_run.folder(path, server)))
+
+
+@pytest.fixture(scope="session")
+def endpoint_pages(endpoint_folder: tuple[Path, str]) -> Iterator[Served]:
+    with served(endpoint_folder[0] / "tokenprior.db") as running:
         yield running
 
 

@@ -6,7 +6,7 @@ import re
 from difflib import SequenceMatcher
 from typing import Literal
 
-MOST_WORDS = 800  # of each text
+MOST_WORDS = 1_200  # of each text, signs counted as words
 ALIKE = 0.3  # below this share of common words two texts have nothing to be held against each other,
 SHORT = 12  # unless they are so short that both can be taken in at a glance
 
@@ -19,8 +19,9 @@ def word_diff(before: str, after: str) -> list[Piece] | None:
     Returns:
         `None` where the texts are too long, or have next to nothing in common.
     """
-    old, new = (re.findall(r"\s+|[^\s\w]|\w+", text) for text in (before, after))
-    if max(len(old), len(new)) > 2 * MOST_WORDS:
+    # White space goes with the word before it; on its own it would make any two texts alike.
+    old, new = (re.findall(r"\w+\s*|[^\w\s]\s*|\s+", text) for text in (before, after))
+    if max(len(old), len(new)) > MOST_WORDS:
         return None
     # With `autojunk`, else a text of one word again and again would take the cube of its length.
     matcher = SequenceMatcher(None, old, new, autojunk=True)
