@@ -197,6 +197,7 @@ async def _telling(context: Context) -> AsyncIterator[OnProgress]:
         yield take
     finally:
         telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)  # a client that has gone is told nothing
 
 
 @contextlib.contextmanager
