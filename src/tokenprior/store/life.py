@@ -36,7 +36,8 @@ def life_of(store: Store, run: str, text: str) -> Row:
     """
     identity = parse_id(text) or text
     start = store.find_run(run).start
-    steps, trials, edits = (store.rows(table, run) for table in ("steps", "trials", "edits"))
+    steps = store.rows("steps", run, without=("observations",))
+    trials, edits = store.rows("trials", run), store.rows("edits", run)
     operations = with_targets(store.rows("operations", run), steps)
     used = store.library(run)
     learning = Library.from_json(steps[-1]["library"]) if steps else used
@@ -75,7 +76,8 @@ def life_of(store: Store, run: str, text: str) -> Row:
 def gone_of(store: Store, run: str) -> list[Row]:
     """The lessons that a run had once, and that are neither used nor learned on from: `id`, `line`, the `step` in which
     each went, and `why`; the last to go first."""
-    steps, trials = store.rows("steps", run), store.rows("trials", run)
+    steps = store.rows("steps", run, without=("observations", "shipped", "report"))
+    trials = store.rows("trials", run, without=("candidate",))
     operations = with_targets(store.rows("operations", run), steps)
     gone: dict[str, Row] = {}
     library = words_of(store.find_run(run).start.to_json())
@@ -259,7 +261,7 @@ def _origins(identity: str, holders: Sequence[Holder], operations: Sequence[Row]
 def _evidence(store: Store, run: str, origins: Mapping[int, set[str]]) -> tuple[list[Row], list[Row]]:
     """The groups behind a lesson with their rewards, and what was learned from them."""
     contrasts: list[Row] = []
-    for row in store.rows("advantages", run):
+    for row in store.rows("advantages", run, schema.advantages.c.step.in_(sorted(origins))):
         advantage = row["advantage"]
         if origins.get(row["step"], set()) & set(advantage["groups"]):
             lessons = [line_of((name, text)) for name, text in advantage["lessons"]]
@@ -268,10 +270,11 @@ def _evidence(store: Store, run: str, origins: Mapping[int, set[str]]) -> tuple[
     attempts: dict[tuple[int, str], dict[int, Any]] = {
         (one["step"], task): {} for one in contrasts for task in one["groups"]
     }
-    for row in store.rows("rollouts", run, columns.phase == "rollout", columns.step.in_(sorted(origins))):
+    here = (columns.phase == "rollout", columns.step.in_(sorted(origins)))
+    for row in store.rows("rollouts", run, *here, without=("rollout", "reward")):
         if (group := attempts.get((row["step"], row["task"]))) is not None:
-            value = (row["reward"] or {}).get("value")
-            group[row["attempt"]] = "failed" if row["rollout"]["failure"] else "unscored" if value is None else value
+            value, trouble = row["reward_value"], row["trouble"] or "unscored"
+            group[row["attempt"]] = trouble.split(":", 1)[0] if value is None else value
     groups = [{"step": step, "task": task, "rewards": marks} for (step, task), marks in attempts.items()]
     return groups, contrasts
 

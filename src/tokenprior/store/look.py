@@ -80,8 +80,8 @@ def runs(
             RunLine(
                 run=run,
                 doing=doing(run),
-                gain=compared.get(run.id, {}).get("gain"),
-                outcome=compared.get(run.id, {}).get("outcome", ""),
+                gain=compared[run.id][1]["gain"] if run.id in compared else None,
+                outcome=compared[run.id][1]["outcome"] if run.id in compared else "",
                 spent=spent.get(run.id, Usage()),
             )
             for run in found
@@ -128,8 +128,8 @@ def _spent(connection: sa.Connection, runs: Sequence[str]) -> dict[str, Usage]:
     }
 
 
-def _compared(connection: sa.Connection, runs: Sequence[RunRecord]) -> dict[str, Row]:
-    """By run, the first difference of its own comparison, or of the newest of its name."""
+def _compared(connection: sa.Connection, runs: Sequence[RunRecord]) -> dict[str, tuple[str, Row]]:
+    """By run, its own comparison or the newest of its name: the run that made it, and its first difference."""
     table, of = schema.comparisons, schema.runs
     query = (
         sa.select(of.c.id, of.c.name, table.c.comparison)
@@ -137,14 +137,50 @@ def _compared(connection: sa.Connection, runs: Sequence[RunRecord]) -> dict[str,
         .where(of.c.name.in_({run.name for run in runs}))
         .order_by(of.c.created_at)
     )
-    own: dict[str, Row] = {}
-    newest: dict[str, Row] = {}
+    own: dict[str, tuple[str, Row]] = {}
+    newest: dict[str, tuple[str, Row]] = {}
     for run, name, text in connection.execute(query):
         differences = json.loads(text)["differences"]
         if differences:
-            own[run] = newest[name] = differences[0]
+            own[run] = newest[name] = (run, differences[0])
     found = {run.id: newest.get(run.name) if run.kind == "learn" else own.get(run.id) for run in runs}
     return {run: difference for run, difference in found.items() if difference}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a run stands, as far as it can be told without counting its attempts.
+
+    Attributes:
+        finished: steps.
+        mean: reward of the last of them, as its report has it.
+        compared: the newest comparison of its name, if one is finished, and its first difference.
+        spent: so far; of a run on its way as it last said.
+    """
+
+    finished: int
+    mean: float | None
+    compared: tuple[str, Row] | None
+    spent: Usage
+
+
+def standing(store: Store, run: RunRecord) -> Standing:
+    """Where a run stands."""
+    columns = schema.steps.c
+
+    def read(connection: sa.Connection) -> Standing:
+        finished = connection.execute(sa.select(sa.func.count(columns.step)).where(columns.run == run.id)).scalar_one()
+        last = sa.select(columns.report).where(columns.run == run.id).order_by(columns.step.desc()).limit(1)
+        report = connection.execute(last).scalar()
+        said = run.progress.get("spent") if run.state == "running" else None
+        return Standing(
+            finished=finished,
+            mean=json.loads(report)["mean"] if report else None,
+            compared=_compared(connection, [run]).get(run.id),
+            spent=Usage(**said) if said else _spent(connection, [run.id]).get(run.id, Usage()),
+        )
+
+    return store.read(read)
 
 
 MOST_STEPS = 500  # in a curve
@@ -159,6 +195,7 @@ class StepFigures:
 
     Attributes:
         report: as the step left it, see `docs/formats.md`.
+        shipped: the version that is used after it.
         practice: mean reward over tasks, of the attempts that saw the whole library.
         gate: the gain of the whole candidate over what shipped, with its figures; `None` where nothing was tried.
         spent: by its attempts and by what was asked of the learning model.
@@ -166,6 +203,7 @@ class StepFigures:
 
     step: int
     report: Row
+    shipped: str
     practice: Interval | None
     gate: Row | None
     spent: Usage
@@ -180,7 +218,7 @@ def steps(store: Store, run: str, *, whole: int | None) -> list[StepFigures]:
     columns, rollouts, trials = schema.steps.c, schema.rollouts.c, schema.trials.c
 
     def read(connection: sa.Connection) -> list[StepFigures]:
-        query = sa.select(columns.step, columns.report).where(columns.run == run)
+        query = sa.select(columns.step, columns.report, columns.shipped_version).where(columns.run == run)
         found = connection.execute(query.order_by(columns.step.desc()).limit(MOST_STEPS)).all()
         means = (
             sa.select(rollouts.step, sa.func.avg(rollouts.reward_value))
@@ -197,6 +235,7 @@ def steps(store: Store, run: str, *, whole: int | None) -> list[StepFigures]:
             StepFigures(
                 step=row.step,
                 report=json.loads(row.report),
+                shipped=row.shipped_version,
                 practice=t_mean(values[row.step]) if row.step in values else None,
                 gate=gate.get(row.step),
                 spent=spent.get(row.step, Usage()),

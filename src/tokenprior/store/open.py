@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -281,19 +281,21 @@ class Store:
 
         self.writer.run_now(lambda connection: pin_in(connection, run, chosen, reason))
 
-    def rows(self, table: str, run: str, *where: Any) -> list[dict[str, Any]]:
+    def rows(self, table: str, run: str, *where: Any, without: Collection[str] = ()) -> list[dict[str, Any]]:
         """All rows of one run in one table, in the order of its key; JSON columns as values.
 
         Args:
             table: a table of `schema`.
             where: conditions on its columns.
+            without: columns to leave out, for they may be large.
         """
         source = schema.metadata.tables[table]
+        columns = [column for column in source.c if column.name not in without]
         texts = {"rollout", "reward", "advantage", "library", "report", "operation", "reply", "request", "result"}
         texts |= {"shipped", "observations", "candidate", "figures", "arguments", "operations", "edited", "comparison"}
 
         def read(connection: sa.Connection) -> list[dict[str, Any]]:
-            query = sa.select(source).where(source.c.run == run, *where).order_by(*source.primary_key.columns)
+            query = sa.select(*columns).where(source.c.run == run, *where).order_by(*source.primary_key.columns)
             return [dict(row._mapping) for row in connection.execute(query)]
 
         return [

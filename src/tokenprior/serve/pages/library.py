@@ -98,7 +98,7 @@ async def versions(request: web.Request) -> web.Response:
 
 
 def _shown(store: Store, record: RunRecord, at: str | None, sort: str) -> dict[str, Any]:
-    steps = store.rows("steps", record.id)
+    steps = store.rows("steps", record.id, without=("observations", "shipped"))
     shown, used = store.library(record.id, at), store.library(record.id)
     learning = Library.from_json(steps[-1]["library"]) if steps else used
     pins = store.rows("pins", record.id)

@@ -6,6 +6,7 @@ one more is finished.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
@@ -41,8 +42,11 @@ async def live(request: web.Request) -> web.Response:
     record = await run_of(request)
     if repr(record.updated_at) == request.query.get("since"):
         return web.Response(status=204)
-    values = await ask(_everything, request.app[SITE].store, record)
-    moved = str(len(values["steps"])) != request.query.get("steps")
+    values = await ask(_now, request.app[SITE].store, record)
+    moved = str(values["stands"].finished) != request.query.get("steps")
+    if moved or record.state != "running":
+        values |= await ask(_steps, request.app[SITE].store, record)
+        moved = True
     return render(request, "run_live.html", **values, moved=moved)
 
 
@@ -73,22 +77,32 @@ async def attempts(request: web.Request) -> web.Response:
 
 
 def _everything(store: Store, record: RunRecord) -> dict[str, Any]:
-    config = learn_config(record)
-    whole = config.group_size - 2 * config.pairs if config else None
-    steps = look.steps(store, record.id, whole=whole or None)
-    totals = look.totals(store, record.id)
-    chapters, earlier = _chapters(store, record, None)
-    held_out = look.held_out(store, record.name)
+    return _now(store, record) | _steps(store, record)
+
+
+def _now(store: Store, record: RunRecord) -> dict[str, Any]:
+    """What moves all the time: nothing in it takes longer for a longer run."""
+    stands = look.standing(store, record)
     return {
         "run": record,
         "base": f"/runs/{quoted(record.id)}",
         "doing": look.doing(record),
         "silent_s": SILENT_S,
+        "stands": stands,
+        "budget": _budget(record, stands),
+    }
+
+
+def _steps(store: Store, record: RunRecord) -> dict[str, Any]:
+    """What moves when a step is finished."""
+    config = learn_config(record)
+    whole = config.group_size - 2 * config.pairs if config else None
+    steps = look.steps(store, record.id, whole=whole or None)
+    chapters, earlier = _chapters(store, record, None)
+    return {
         "steps": steps,
-        "totals": totals,
-        "budget": _budget(record, totals),
-        "held_out": held_out,
-        "held_at": _held_at(store, record, held_out),
+        "totals": look.totals(store, record.id),
+        "held_at": _held_at(record, steps, look.held_out(store, record.name)),
         "chapters": chapters,
         "earlier": earlier,
         "gated": config is None or config.gate != "none",
@@ -110,9 +124,9 @@ def _chapters(store: Store, record: RunRecord, before: int | None) -> tuple[list
     return chapters, address(f"/runs/{quoted(record.id)}/story", before=first) if first > 0 else None
 
 
-def _budget(record: RunRecord, totals: look.Totals) -> list[tuple[str, float, float]]:
+def _budget(record: RunRecord, stands: look.Standing) -> list[tuple[str, float, float]]:
     """Of each limit that was set: its name, what is spent and what may be."""
-    limits, spent = record.config.get("budget") or {}, totals.all_spent
+    limits, spent = record.config.get("budget") or {}, stands.spent
     known = {
         "usd": spent.cost_usd or 0.0,
         "tokens": float(spent.input_tokens + spent.output_tokens),
@@ -121,17 +135,20 @@ def _budget(record: RunRecord, totals: look.Totals) -> list[tuple[str, float, fl
     return [(name, known[name], float(limits[name])) for name in known if limits.get(name)]
 
 
-def _held_at(store: Store, record: RunRecord, held_out: list[look.HeldOut]) -> dict[int, look.HeldOut]:
-    """By step, the newest score on held-out tasks of what shipped after it; under -1 that of no library."""
-    if record.kind != "learn" or not held_out:
+def _held_at(
+    record: RunRecord, steps: Sequence[look.StepFigures], held_out: Sequence[look.HeldOut]
+) -> dict[int, look.HeldOut]:
+    """By step, the newest score on held-out tasks of what shipped from then on; under -1 that of what it began with."""
+    if record.kind != "learn":
         return {}
+    first = {record.start.version: -1}
+    for one in steps:
+        first.setdefault(one.shipped, one.step)
     made: dict[int, look.HeldOut] = {}
-    versions = {one.version: one.step for one in store.versions(record.id) if one.shipped}
-    for one in held_out:
-        if one.report["score"]:
-            step = versions.get(one.report["library_version"])
-            if step is not None:
-                made.setdefault(step, one)
+    for arm in held_out:
+        step = first.get(arm.report["library_version"])
+        if arm.report["score"] and step is not None:
+            made.setdefault(step, arm)
     return made
 
 
