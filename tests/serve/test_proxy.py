@@ -210,6 +210,34 @@ async def test_a_compressed_reply_that_nobody_asked_for_passes_as_it_is(tmp_path
         assert answered.headers["Content-Encoding"] == "gzip"
 
 
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304), ("POST", 200)])
+async def test_replies_without_a_body_leave_the_connection_in_order(tmp_path: Path, method: str, status: int) -> None:
+    async def bare(request: web.Request, asked: Asked) -> web.StreamResponse:
+        if asked.target == "/v1/bare":
+            return web.Response(status=status, headers={"ETag": "a"})
+        return await canned(request, asked)
+
+    async with RecordingUpstream(bare) as upstream, proxied(tmp_path, upstream.url) as proxy, client(proxy) as session:
+        for _ in range(2):
+            straight = await session.request(method, upstream.url + "/bare")
+            through = await session.request(method, "/v1/bare")
+            assert (through.status, await through.read()) == (status, b"") == (straight.status, await straight.read())
+            assert _without(through.headers, {"date"}) == _without(straight.headers, {"date"})
+            assert await (await session.post(CHATS, data=ASKED)).read() == CHAT
+
+
+async def test_a_reply_without_a_length_ends_where_the_upstream_ends_it(tmp_path: Path) -> None:
+    async def old(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _reader.readuntil(b"}]")
+        writer.write(b"HTTP/1.0 200 Fine\r\nContent-Type: application/json\r\n\r\n" + CHAT)
+        writer.close()
+
+    server = await asyncio.start_server(old, "127.0.0.1", 0)
+    address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    async with server, proxied(tmp_path, address) as proxy, client(proxy) as session:
+        assert await (await session.post(CHATS, data=ASKED)).read() == CHAT
+
+
 async def test_pieces_of_a_stream_leave_as_they_come(tmp_path: Path) -> None:
     seen = [asyncio.Event() for _ in EVENTS]
 

@@ -128,6 +128,28 @@ async def test_what_does_not_end_in_time_is_cut_off(tmp_path: Path) -> None:
             await asyncio.wait_for(upstream.left.wait(), 10)
 
 
+async def test_told_twice_it_waits_for_nothing(tmp_path: Path) -> None:
+    async def held(_request: web.Request, _asked: Asked) -> web.StreamResponse:
+        await asyncio.Event().wait()
+        return web.Response()
+
+    write(tmp_path, "maths", MATHS)
+    async with (
+        RecordingUpstream(held) as upstream,
+        command(tmp_path, "maths.json", "--upstream", upstream.url) as served,
+        aiohttp.ClientSession() as session,
+    ):
+        asking = asyncio.ensure_future(session.post(f"{served.base_url}/chat/completions", data=ASKED))
+        await upstream.arrived.wait()
+        served.process.send_signal(signal.SIGINT)
+        assert served.process.stderr is not None
+        await served.process.stderr.readline()
+        served.process.send_signal(signal.SIGINT)
+        with pytest.raises(aiohttp.ClientError):
+            await asking
+        assert await served.ended() == (0, "")
+
+
 async def test_a_new_version_is_seen_while_it_runs_and_a_broken_one_said_once(tmp_path: Path) -> None:
     write(tmp_path, "maths", MATHS)
     async with command(tmp_path, "maths.json", *UPSTREAM) as served:

@@ -158,6 +158,10 @@ class Proxy:
         if self.recorder is not None:
             await self.recorder.flush()
 
+    def hurry(self) -> None:
+        """Wait no longer for what is in flight."""
+        self._drained.set()
+
     def reloaded(self, library: ServedLibrary, error: TokenpriorError | None) -> None:
         """Say that a new version was taken, or why not."""
         outcome = "failed" if error else "taken"

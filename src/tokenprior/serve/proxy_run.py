@@ -41,7 +41,7 @@ def proxy_of(config: ServeConfig) -> Iterator[Proxy]:
 
 
 async def serve(proxy: Proxy, *, on_ready: Callable[[], None], on_stop: Callable[[], None]) -> None:
-    """Listen until SIGTERM or SIGINT; then take no more, and let what is in flight end.
+    """Listen until SIGTERM or SIGINT; then take no more, and let what is in flight end. A second signal cuts it off.
 
     Raises:
         ConfigError: the address cannot be had.
@@ -49,11 +49,17 @@ async def serve(proxy: Proxy, *, on_ready: Callable[[], None], on_stop: Callable
     """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def told() -> None:
+        if stopped.is_set():
+            proxy.hurry()
+        stopped.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         try:
-            loop.add_signal_handler(number, stopped.set)
+            loop.add_signal_handler(number, told)
         except NotImplementedError:  # on Windows
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stopped.set))
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(told))
     async with proxy:
         on_ready()
         await stopped.wait()
