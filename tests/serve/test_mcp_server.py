@@ -17,8 +17,13 @@ from fastmcp.client.transports import StdioTransport
 import world
 from fake_openai import FakeOpenAI
 from mcp_client import connected
+from tokenprior.config import load_config
 from tokenprior.library import Library
 from tokenprior.models.base import Request
+from tokenprior.serve.libraries import Libraries, ServedLibrary
+from tokenprior.serve.mcp import make_server
+from tokenprior.serve.mcp_desk import Desk
+from tokenprior.store import open_store
 
 pytestmark = pytest.mark.anyio
 
@@ -110,8 +115,7 @@ async def test_a_server_killed_while_it_learns_goes_on_with_the_same_call(tmp_pa
 
     with FakeOpenAI() as server:
         written(tmp_path, server.model)
-        command = ("words=lessons.json", "--config", "agent.yaml")
-        async with connected(started(tmp_path, *command)) as agent:
+        async with connected(started(tmp_path, "words=lessons.json", "--config", "agent.yaml")) as agent:
             for word in ("amber0", "birch1", "cedar2"):
                 await agent.record(word, word.upper(), 0, question=f"Repeat: {word}")
                 await agent.record(word, word, 1)
@@ -120,10 +124,14 @@ async def test_a_server_killed_while_it_learns_goes_on_with_the_same_call(tmp_pa
                 await agent.call("learn")
         assert dict(server.phases) == {"contrast": 3, "revise": 1}
         assert not len(Library.from_json(json.loads((tmp_path / "lessons.json").read_text())))
-        async with connected(started(tmp_path, *command)) as agent:
-            learned = await agent.call("learn")
-            assert learned["tasks"] == 3
-            assert (await agent.call("read_lessons", task="repeat a word"))["lessons"][0]["id"] == "G0"
+        with open_store(tmp_path / "tokenprior.db") as store:
+            (unfinished,) = store.runs()
+            served = ServedLibrary("words", str(tmp_path / "lessons.json"))
+            desk = Desk(Libraries([served]), store, load_config(tmp_path / "agent.yaml"))
+            async with connected(make_server(desk)) as agent:
+                learned = await agent.call("learn")
+                assert (learned["run"], learned["tasks"]) == (unfinished.id, 3)
+                assert (await agent.call("read_lessons", task="repeat a word"))["lessons"][0]["id"] == "G0"
         assert dict(server.phases) == {"contrast": 3, "revise": 2}, "only the call in flight was made again"
 
 
