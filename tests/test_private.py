@@ -197,7 +197,7 @@ async def test_a_lesson_with_private_data_is_refused_by_default_and_its_drop_nam
     advantage = await contrasted(LearnConfig().private)
     assert advantage.lessons == ()
     assert [(drop.what, drop.reason) for drop in advantage.drops] == [
-        ("(withheld)", "holds private data: e-mail address")
+        ("(withheld)", "holds private data (e-mail address)")
     ]
 
 
@@ -216,7 +216,7 @@ async def test_a_lesson_that_is_too_long_is_told_without_its_private_data() -> N
 @pytest.mark.anyio
 async def test_words_that_the_update_makes_up_are_refused_too_and_the_lesson_itself_is_kept() -> None:
     revision = await revised("refuse", text=LESSON)
-    assert [refused.reason for refused in revision.applied.refused] == ["holds private data: e-mail address"]
+    assert [refused.reason for refused in revision.applied.refused] == ["holds private data (e-mail address)"]
     assert "anna.berg" not in str(revision)
     assert [e.text for e in revision.applied.library] == ["When a refund is due, note the name of its clerk."]
 

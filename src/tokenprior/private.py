@@ -66,7 +66,7 @@ def masked(text: str) -> str:
 def refusal(text: str, policy: PrivatePolicy) -> str | None:
     """Why a policy does not let a text be kept, or `None`. The reason names the kinds and repeats nothing."""
     found = find_private(text) if policy == "refuse" else ()
-    return f"holds private data: {named(found)}" if found else None
+    return f"holds private data ({named(found)})" if found else None
 
 
 def named(findings: Sequence[Finding]) -> str:

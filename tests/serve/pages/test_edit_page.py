@@ -72,7 +72,7 @@ def test_an_edit_that_does_not_fit_changes_nothing_and_says_why(own_store: Path,
         for words, why in (
             ("Too short", "2 words say nothing that could be followed"),
             (" ".join(["word"] * 40), "40 words, at most 32 are allowed"),
-            ("When in doubt, write to bob@corp.org about it.", "holds private data: e-mail address"),
+            ("When in doubt, write to bob@corp.org about it.", "holds private data (e-mail address)"),
             ("When a word is to be repeated, write it in small letters.", "G0 says the same"),
         ):
             page = look(site, f"{BASE}/lessons/G1")
