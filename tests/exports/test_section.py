@@ -162,10 +162,10 @@ def test_a_skill_has_the_front_matter_of_the_format(tmp_path: Path) -> None:
     fields = yaml.safe_load(front)
     assert list(fields) == ["name", "description"]
     assert fields["name"] == "plural-forms"
-    assert fields["description"].endswith("such as those: Plural forms; When a table has units, keep them.")
+    assert fields["description"].endswith("one of these: Plural forms; When a table has units, keep them.")
     assert body == f"\n{SECTION}"
     assert back(tmp_path, made).version == LIBRARY.version
-    mine = made.replace("Lessons from an agent's own attempts", "Mine")
+    mine = made.replace("Gives lessons from an agent's own attempts", "Mine")
     assert export(LIBRARY, "skill", into=mine) == mine
 
 

@@ -15,6 +15,8 @@ from tokenprior.cli.show import DEFAULT_STORE, StoreOption, library_of
 if TYPE_CHECKING:
     from tokenprior.private import PrivatePolicy
 
+MOST_NOTES = 20
+
 
 def export(
     what: Annotated[
@@ -46,32 +48,26 @@ def export(
 ) -> None:
     """Write a library as a prompt, a file of a coding agent, a program state, and more; see docs/exports.md."""
     from tokenprior.errors import DataError
-    from tokenprior.exports import SECTIONS
+    from tokenprior.exports import SECTIONS, let_out
     from tokenprior.exports import export as export_library
 
-    library = library_of(what, store)
+    library = let_out(library_of(what, store), cast("PrivatePolicy", private))
     target = to or into
     before = _text_of(into) if into else None
     if into and before is None and form not in SECTIONS:
         raise DataError(f"{into}: no such file to merge into")
-    if target and form == "skill" and before is None:
-        folder = target.absolute().parent
+    folder = target.absolute().parent if target and form == "skill" and before is None else None
+    if folder:
         name = name or folder.name
-        folder.mkdir(exist_ok=True)
     try:
-        text = export_library(
-            library,
-            form,
-            into=before,
-            instructions=instructions,
-            name=name,
-            private=cast("PrivatePolicy", private),
-        )
+        text = export_library(library, form, into=before, instructions=instructions, name=name, private="keep")
     except DataError as error:
         raise DataError(f"{into}: {error}" if into else str(error)) from error
     if not target:
         print(text, end="")
         return
+    if folder:
+        folder.mkdir(exist_ok=True)
     write_whole(target, text)
     if into:
         done = "written" if before is None else "is up to date" if text == before and target == into else "updated"
@@ -89,8 +85,10 @@ def import_(
     reading = read(source, form)
     write_whole(to, reading.library.dumps())
     print(f"{to}: {len(reading.library)} experiences, library {reading.library.version}")
-    for note in reading.notes:
+    for note in reading.notes[:MOST_NOTES]:
         print(f"note: {note}", file=sys.stderr)
+    if len(reading.notes) > MOST_NOTES:
+        print(f"note: and {len(reading.notes) - MOST_NOTES} more of the kind", file=sys.stderr)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -100,7 +98,8 @@ def write_whole(path: Path, text: str) -> None:
         OSError: it cannot be written; `filename` is the path that was given.
     """
     real = path.resolve()
-    if real.exists() and not real.is_file():  # a device or a pipe cannot be replaced
+    is_file = path.is_file() and path.absolute().parts[1] not in ("dev", "proc")
+    if path.exists() and not is_file:  # what is open already, a device or a pipe, cannot be replaced
         with path.open("w", encoding="utf-8", newline="") as file:
             file.write(text)
         return

@@ -93,7 +93,7 @@ def export(
             raise ConfigError(f"the form {form} does not take {what!r}: {able} do")
     around = Around(into=into, instructions=instructions, name=name)
     try:
-        made = chosen.dumps(_without_private(library, private), around)
+        made = chosen.dumps(let_out(library, private), around)
     except json.JSONDecodeError as error:
         raise DataError(f"line {error.lineno}: not JSON: {error.msg}") from error
     except RecursionError as error:
@@ -188,8 +188,13 @@ def _form(form: str) -> Form:
     return FORMATS[form]
 
 
-def _without_private(library: Library, policy: PrivatePolicy) -> Library:
-    """The library as a policy lets it out."""
+def let_out(library: Library, policy: PrivatePolicy) -> Library:
+    """The library as a policy lets it out: as it is, or masked.
+
+    Raises:
+        ConfigError: there is no such policy.
+        DataError: there is private data to refuse; the message names lessons and kinds, and never what was found.
+    """
     if policy not in get_args(PrivatePolicy):
         raise ConfigError(f"private is {policy!r}: choose one of {', '.join(get_args(PrivatePolicy))}")
     if policy == "keep":
@@ -211,11 +216,10 @@ def _without_private(library: Library, policy: PrivatePolicy) -> Library:
 
 
 def _masked(experience: Experience) -> Experience:
-    origin = experience.provenance
-    clean = replace(
-        experience,
-        name=masked(experience.name),
-        text=masked(experience.text),
-        provenance=replace(origin, reason=masked(origin.reason)),
-    )
-    return clean if clean.line == experience.line else replace(clean, effect=None)
+    origin = replace(experience.provenance, reason=masked(experience.provenance.reason))
+    clean = replace(experience, name=masked(experience.name), text=masked(experience.text), provenance=origin)
+    if clean.line == experience.line:
+        return clean
+    # What was measured, here or in another library, was so of other words.
+    origins = tuple(replace(one, effect=None) for one in origin.origins)
+    return replace(clean, effect=None, provenance=replace(origin, origins=origins))

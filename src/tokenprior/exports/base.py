@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tokenprior.experience import Effect, Experience, Provenance, one_line, readable
+from tokenprior.experience import Effect, Experience, Origin, Provenance, one_line, readable
 from tokenprior.library import Library
 
 MAX_CHARACTERS = 4_000  # of one lesson that comes in; a hundred times what learning writes
@@ -105,4 +105,12 @@ def _tidied_provenance(provenance: Provenance) -> Provenance:
         groups=tuple(readable(str(group)) for group in provenance.groups),
         rollouts=tuple(readable(str(rollout)) for rollout in provenance.rollouts),
         parents=tuple(readable(str(parent)) for parent in provenance.parents),
+        origins=tuple(
+            Origin(
+                run=readable(origin.run),
+                id=readable(origin.id),
+                effect=origin.effect if origin.effect and _is_sound(origin.effect) else None,
+            )
+            for origin in provenance.origins
+        ),
     )

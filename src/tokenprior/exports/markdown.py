@@ -81,13 +81,13 @@ def _lines(library: Library) -> Iterator[str]:
 
 
 def _evidence(experience: Experience) -> str:
-    origin = experience.provenance
-    measured = f"Effect {experience.effect}" if experience.effect else "Effect not measured"
-    groups = "1 group" if experience.support == 1 else f"{experience.support} groups"
-    run = f"of run {origin.run}, step {origin.step}" if origin.run else "of no known run"
-    return escaped(
-        one_line(f"{measured}. From {groups} {run} ({origin.operation}): {origin.reason or 'no reason given'}")
-    )
+    """What is known of a lesson, in words."""
+    origin, groups = experience.provenance, experience.support
+    words = f"Effect {experience.effect}." if experience.effect else "Effect not measured."
+    if origin.run:
+        source = f"From {groups} group{'' if groups == 1 else 's'} of run {origin.run}, step {origin.step}"
+        words += f" {source} ({origin.operation}): {origin.reason or 'no reason given'}"
+    return escaped(one_line(words))
 
 
 def _with_evidence(words: Experience, known: dict[str, Any], run: str) -> Experience:

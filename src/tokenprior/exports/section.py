@@ -75,10 +75,11 @@ def loads(content: str, run: str) -> Reading:
     experiences = _experiences(items, run)
     measured = evidence.get("lessons")
     known = measured if isinstance(measured, dict) else {}
+    ids = {key.partition("/")[0] for key in known}
     notes += [
         f"{e.id} was reworded since it was exported: its effect and where it came from are left out"
         for e in experiences
-        if e.key not in known and any(key.startswith(f"{e.id}/") for key in known)
+        if e.key not in known and e.id in ids
     ]
     return Reading(
         library=Library(experiences=tuple(_with_evidence(e, known.get(e.key)) for e in experiences)),
@@ -104,16 +105,15 @@ def _lines(library: Library) -> Iterator[str]:
 
 def _span(text: str) -> tuple[int, int] | None:
     """Where the section stands, its markers included, or nothing."""
-    marks = [mark[1].lower() for mark in _MARK.finditer(text)]
+    marks = list(_MARK.finditer(text))
     whole = list(_LINE.finditer(text))
     if not marks:
         return None
-    if marks != ["begin", "end"] or [mark[1] for mark in whole] != [BEGIN, END]:
-        places = [
-            f"{mark[1].lower()} in line {text.count(chr(10), 0, mark.start()) + 1}" for mark in _MARK.finditer(text)
-        ]
+    if [mark[1].lower() for mark in marks] != ["begin", "end"] or [mark[1] for mark in whole] != [BEGIN, END]:
+        places = [f"{mark[1].lower()} in line {text.count(chr(10), 0, mark.start()) + 1}" for mark in marks[:5]]
+        more = "" if len(marks) <= 5 else " and more"
         raise DataError(
-            f"expected one line `{BEGIN}` and after it one line `{END}`, got {shorten(', '.join(places))}: repair or "
+            f"expected one line `{BEGIN}` and after it one line `{END}`, got {', '.join(places)}{more}: repair or "
             "delete these markers"
         )
     return whole[0].start(1), whole[1].end(1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 
 from tokenprior.errors import ConfigError
-from tokenprior.experience import one_line
 from tokenprior.exports import section
 from tokenprior.exports.base import Around, tidied
 from tokenprior.library import Library
@@ -38,6 +37,6 @@ def dumps(library: Library, around: Around) -> str:
 
 def _description(library: Library) -> str:
     """What an agent chooses by: the names of the lessons, or how they begin. Tags are not allowed in it."""
-    told = "; ".join(e.name or shorten(e.text, 60) for e in map(tidied, library))
-    words = re.sub(r"[<>]", " ", one_line(f"Lessons from an agent's own attempts, for tasks such as those: {told}"))
-    return shorten(words if told else "Lessons from an agent's own attempts; none was learned yet.", 1_000)
+    told = "; ".join(e.name or shorten(e.text, 60) for e in map(tidied, library)) or "none was learned yet"
+    words = f"Gives lessons from an agent's own attempts. Use when a task concerns one of these: {told}"
+    return shorten(re.sub(r"[<>]", " ", words), 1_000)
