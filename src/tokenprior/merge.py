@@ -96,8 +96,8 @@ def merge(libraries: Sequence[tuple[str, Library]], *, bounds: Bounds, prefer: P
     Args:
         libraries: each with what it is called in the report and, where its run is not known, in the provenance.
         bounds: of the joined library; what is of the least worth goes first, by the effects there are.
-        prefer: which side of a conflict stays: `first` that of the library that comes first, `effect` the one that was
-            measured to do more good. `None`, or an equal effect, keeps both.
+        prefer: which side of a conflict stays: `first` that of the library that comes first, `effect` the one of the
+            larger effect, 0 where none was measured. `None`, or an equal effect, keeps both.
     """
     taken = [
         _Taken(library=at, place=place, label=label, experience=experience)
@@ -317,7 +317,7 @@ def _settled(pairs: Sequence[tuple[_Cluster, _Cluster]], prefer: Prefer | None) 
             continue
         if prefer == "effect" and winner.best.worth[0] == loser.best.worth[0]:
             continue
-        why = "comes first" if prefer == "first" else "was measured to do more good"
+        why = "comes first" if prefer == "first" else "has the larger effect"
         lost[loser] = f"it is in conflict with {winner.best.name}, which {why}"
     return lost
 

@@ -37,8 +37,7 @@ def merge(
     prefer: Annotated[
         Prefer | None,
         typer.Option(
-            help="Which side of a conflict stays: of the library named first, or the one measured to do more good. "
-            "Both by default."
+            help="Which side of a conflict stays: of the library named first, or of the larger effect. Both by default."
         ),
     ] = None,
     max_experiences: Annotated[int | None, typer.Option(min=1, help="The most lessons; 50 by default.")] = None,
