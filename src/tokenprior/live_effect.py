@@ -35,6 +35,7 @@ from tokenprior.stratified import (
 Outcome = Literal["helps", "hurts", "unclear", "same words", "nothing"]
 
 
+_FOR_EVER = 10_000  # times the requests there are, from which a number of them tells nobody anything
 _EMPTY = Library().version  # what is served before anything was learned
 
 
@@ -223,7 +224,7 @@ def _effect(library: str, version: str, versions: int, tallies: Sequence[UnitTal
     if found is None:
         return plain
     needed, times = None, found.times_needed
-    if times and times > 1:
+    if times and 1 < times < _FOR_EVER:
         needed = _about((times - 1) * sum(tally.rewarded for tally in _of(found, tallies)))
     return replace(
         plain,
