@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import schemathesis
+from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 
 from proxy_world import ASKED, client, proxied
-from recording_upstream import CHAT, RecordingUpstream
+from recording_upstream import CHAT, Asked, RecordingUpstream
 from tokenprior.errors import ConfigError
 from tokenprior.serve.proxy import Proxy
 from tokenprior.serve.proxy_access import Access
@@ -31,6 +32,12 @@ class Raw:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
+
+    def pause(self) -> None:
+        """Read no more."""
+        transport = self.writer.transport
+        assert isinstance(transport, asyncio.ReadTransport)
+        transport.pause_reading()
 
     async def answered(self) -> tuple[int, dict[str, Any]]:
         """The status and the JSON of the next response."""
@@ -130,10 +137,16 @@ async def test_what_is_not_served_is_a_404(tmp_path: Path, target: str, status: 
         assert not upstream.asked
 
 
-@pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_over_the_limit_is_a_413(tmp_path: Path, chunked: bool) -> None:
+@pytest.mark.parametrize(
+    "sent",
+    [
+        request(b"a" * 1_001),
+        request(b"7d0\r\n" + b"a" * 2_000, "Transfer-Encoding: chunked"),
+        request(b"7d0\r\n" + b"a" * 2_000 + b"\r\n0\r\n\r\n", "Transfer-Encoding: chunked"),
+    ],
+)
+async def test_a_body_over_the_limit_is_a_413(tmp_path: Path, sent: bytes) -> None:
     limits = {"limits": {"body_bytes": 1_000}}
-    sent = request(b"7d0\r\n" + b"a" * 2_000, "Transfer-Encoding: chunked") if chunked else request(b"a" * 1_001)
     async with (
         RecordingUpstream() as upstream,
         proxied(tmp_path, upstream.url, **limits) as proxy,
@@ -186,6 +199,24 @@ async def test_a_body_that_does_not_come_is_a_408(tmp_path: Path) -> None:
     ):
         assert (await connection.refused(408))["code"] == "too_slow"
         assert not upstream.asked
+
+
+async def test_a_client_that_does_not_read_does_not_hold_the_upstream_for_ever(tmp_path: Path) -> None:
+    async def endless(request: web.Request, _asked: Asked) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        while True:
+            await response.write(b": " + b"a" * 100_000 + b"\n\n")
+
+    limits = {"limits": {"idle_s": 0.3}}
+    async with (
+        RecordingUpstream(endless) as upstream,
+        proxied(tmp_path, upstream.url, **limits) as proxy,
+        raw(proxy) as connection,
+    ):
+        connection.pause()
+        connection.writer.write(request())
+        await asyncio.wait_for(upstream.left.wait(), 10)
 
 
 async def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:

@@ -228,6 +228,8 @@ async def test_failures_and_clients_that_left_are_facts(tmp_path: Path) -> None:
             request.transport.abort()
             return web.Response()
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        if said == "silent":
+            await asyncio.Event().wait()
         await response.prepare(request)
         await response.write(EVENTS[0])
         if said == "cut":
@@ -248,6 +250,13 @@ async def test_failures_and_clients_that_left_are_facts(tmp_path: Path) -> None:
         for model in ("overloaded", "gone"):
             await session.post(CHATS, json=body(model))
         await session.post(CHATS, json=body("cut"))
+        never = asyncio.ensure_future(session.post(CHATS, json=body("silent")))
+        while len(upstream.asked) < 4:
+            await upstream.arrived.wait()
+            upstream.arrived.clear()
+        never.cancel()
+        await asyncio.wait_for(upstream.left.wait(), 10)
+        upstream.left.clear()
         left = await session.post(CHATS, json=body("slow"))
         await left.content.readany()
         left.close()
@@ -256,6 +265,7 @@ async def test_failures_and_clients_that_left_are_facts(tmp_path: Path) -> None:
         "overloaded": 503,
         "gone": 502,
         "cut": 0,
+        "silent": 499,
         "slow": 499,
     }
 
@@ -291,7 +301,8 @@ async def test_metrics_count_by_route_library_arm_and_status(tmp_path: Path) -> 
 def test_a_reply_reads_the_same_however_it_is_cut(cuts: list[int], keep: bool, reply: bytes) -> None:
     streamed = reply.startswith(b"data")
     at = [0, *sorted(min(cut, len(reply)) for cut in cuts), len(reply)]
-    whole, pieces = (PassingReply(streamed=streamed, whole=keep) for _ in range(2))
+    whole, pieces = (PassingReply(whole=keep) for _ in range(2))
+    whole.streamed = pieces.streamed = streamed
     whole.feed(reply)
     for start, end in pairwise(at):
         pieces.feed(reply[start:end])

@@ -1,9 +1,9 @@
 """Proxy: an OpenAI-compatible server that puts a learned prior into each request and changes nothing else.
 
 Order of events of a request: who may come in (`proxy_access`); its body is read, within its limits; the library that
-it wants and the lot that it draws decide what stands before it (`proxy_passage`); it goes on to the upstream; status,
-headers and body of the reply come back as they are, errors too, and the pieces of a stream as they come. A client that
-goes away takes its call to the upstream with it.
+it wants and the lot that it draws decide what stands before it (`proxy_passage`); it goes on to the upstream
+(`proxy_upstream`); status, headers and body of the reply come back as they are, errors too, and the pieces of a stream
+as they come. A client that goes away takes its call to the upstream with it.
 
 What is covered: POST /v1/chat/completions and /v1/responses get the prior; whatever else is asked under /v1/ passes
 through, any method. What is not: websockets; bodies that the client compressed pass without a prior. No redirection is
@@ -14,71 +14,38 @@ a third of the time that a request may take here.
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
-import socket
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 from urllib.parse import unquote
 
-from aiohttp import (
-    ClientConnectorError,
-    ClientError,
-    ClientResponse,
-    ClientSession,
-    ClientTimeout,
-    ConnectionTimeoutError,
-    DummyCookieJar,
-    TCPConnector,
-    web,
-)
-from multidict import CIMultiDict
-from yarl import URL
+from aiohttp import ClientError, ClientResponse, web
 
 from tokenprior.agents.seat import Refused
 from tokenprior.errors import ConfigError, TokenpriorError
 from tokenprior.placement import Api
 from tokenprior.redact import redact
-from tokenprior.serve.libraries import Libraries, ServedLibrary
+from tokenprior.serve.libraries import NONE, Libraries, ServedLibrary
 from tokenprior.serve.proxy_access import Access
 from tokenprior.serve.proxy_connection import Server, refusal
 from tokenprior.serve.proxy_metrics import Metrics
 from tokenprior.serve.proxy_own import OwnRoutes
-from tokenprior.serve.proxy_passage import ID, LIBRARY, TASK, UNIT, Lot, Passage, conditioned
-from tokenprior.serve.proxy_record import Note, Recorder
+from tokenprior.serve.proxy_passage import ID, LIBRARY, Lot, Passage, conditioned
+from tokenprior.serve.proxy_record import Recorder
+from tokenprior.serve.proxy_upstream import Upstream, headers_back
 from tokenprior.serve.settings import ServeConfig
 from tokenprior.store.served import ServedLog
 
 PRIOR_ROUTES: Mapping[str, Api] = {"/v1/chat/completions": "chat", "/v1/responses": "responses"}
 
-# Longer replies are handed on piece by piece.
-_WHOLE_BYTES = 256 * 1024
-# Upstreams close idle connections after 5 s or more (uvicorn's default); we have to be first, or a request is lost.
-_UPSTREAM_IDLE_S = 4.0
-
-# Of one connection, and of what we say ourselves.
-_HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-_NOT_SENT_ON = _HOP_BY_HOP | {"host", "content-length", "expect", ID, LIBRARY, TASK, UNIT}
-_GONE = 499
+_WHOLE_BYTES = 256 * 1024  # longer replies are handed on piece by piece
+_GONE = 499  # the client went away; nginx's number for it
 
 log = logging.getLogger("tokenprior.serve")
 
 
 class Proxy:
-    """The server. Use as an async context manager, then `serve_forever` or the end of the block.
+    """The server. Use as an async context manager: it listens until that is left.
 
     Args:
         libraries: what is served.
@@ -117,15 +84,7 @@ class Proxy:
 
     async def __aenter__(self) -> Proxy:
         self.loop = asyncio.get_running_loop()
-        self._session = ClientSession(
-            # How many are in flight is limited above.
-            connector=TCPConnector(limit=0, keepalive_timeout=_UPSTREAM_IDLE_S),
-            cookie_jar=DummyCookieJar(),
-            timeout=ClientTimeout(total=None, sock_connect=self._limits.connect_s, sock_read=self._limits.idle_s),
-            auto_decompress=False,
-            trust_env=False,
-            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-        )
+        self.upstream = Upstream(self.config.upstream, self._limits, self.access)
         self._runner = web.ServerRunner(Server(self.answer, header_s=self._limits.header_s), shutdown_timeout=0.5)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self.config.host, self.config.port, backlog=1024)
@@ -133,7 +92,7 @@ class Proxy:
             await site.start()
         except OSError as error:
             await self._runner.cleanup()
-            await self._session.close()
+            await self.upstream.close()
             where = f"{self.config.host}:{self.config.port}"
             raise ConfigError(f"{where} cannot be had: {error.strerror}: choose another by --host or --port") from error
         self._site = site
@@ -151,7 +110,7 @@ class Proxy:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._drained.wait(), self._limits.drain_s or 0.001)
         await self._runner.cleanup()
-        await self._session.close()
+        await self.upstream.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -186,7 +145,7 @@ class Proxy:
                 raise Refused(404, f"no {path} here: OpenAI's API is under /v1/", "not_found")
         except Refused as refused:
             response = refusal(refused, {"Retry-After": "1"} if refused.status == 429 else None)
-            self.metrics.answered(_route(path), "none", "none", refused.status)
+            self.metrics.answered(_route(path), NONE, NONE, refused.status)
         if self._draining:
             response.force_close()
         return response
@@ -214,11 +173,10 @@ class Proxy:
             records = self.recorder is not None
             passage = conditioned(api, body, request.headers, self.libraries, self._lot, records=records)
             body = passage.body
-        headers = self._headers_on(request, identity=passage is not None)
         self.metrics.added_s.observe(self.loop.time() - came)
-        crossing = _Crossing(self, request, path, passage, began)
+        crossing = Crossing(self, request, path, passage, began)
         try:
-            return await crossing.over(body, headers)
+            return await crossing.over(body)
         finally:
             crossing.end()
 
@@ -235,10 +193,13 @@ class Proxy:
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
-        if content.is_eof():
-            return content.read_nowait()
         pieces, size = [], 0
         try:
+            if content.is_eof():  # it is here already, as a rule
+                whole = content.read_nowait()
+                if len(whole) > most:
+                    raise _too_large(most)
+                return whole
             async with asyncio.timeout(self._limits.body_s):
                 async for piece in content.iter_any():
                     size += len(piece)
@@ -251,60 +212,37 @@ class Proxy:
             raise Refused(400, "malformed HTTP: the body broke off", "malformed_request") from error
         return b"".join(pieces)
 
-    def _headers_on(self, request: web.BaseRequest, *, identity: bool) -> CIMultiDict[str]:
-        """The headers that go to the upstream."""
-        headers = request.headers.copy()
-        for name in _left_out(headers, _NOT_SENT_ON):
-            headers.popall(name, None)
-        if self.access.consumes:
-            headers.popall("Authorization", None)
-        if identity:  # so that what passes can be read; the client takes that too
-            headers["Accept-Encoding"] = "identity"
-        if self.access.upstream_key:
-            headers["Authorization"] = f"Bearer {self.access.upstream_key}"
-        try:
-            "".join(headers.values()).encode()
-        except UnicodeEncodeError as error:
-            raise Refused(400, "a header is neither ASCII nor UTF-8", "invalid_header") from error
-        return headers
 
-    async def call(self, method: str, target: str, body: bytes, headers: CIMultiDict[str]) -> ClientResponse:
-        """The upstream's response; to be closed.
+class Crossing:
+    """A request at the upstream, and its reply on the way back.
 
-        Raises:
-            Refused: there is none.
-        """
-        data: Any = body or None
-        if len(body) > 1_000_000:  # of a large text in memory the client would warn
-            data = io.BytesIO(body)
-        url = URL(self.config.upstream + target.removeprefix("/v1"), encoded=True)
-        try:
-            return await self._session.request(method, url, data=data, headers=headers, allow_redirects=False)
-        except (ClientError, OSError) as error:  # a TimeoutError is an OSError
-            raise _unanswered(error, self._limits.idle_s) from error
-
-
-class _Crossing:
-    """A request at the upstream, and its reply on the way back."""
+    Args:
+        passage: what became of it; `None` where no prior goes.
+        began: when it came, by the clock of the loop.
+    """
 
     def __init__(
         self, proxy: Proxy, request: web.BaseRequest, path: str, passage: Passage | None, began: float
     ) -> None:
         self._proxy, self._request, self._path, self._passage, self._began = proxy, request, path, passage, began
-        self._status = 0
-        self._note: Note | None = None
+        self._status = 0  # no reply came
+        self._ended = False
+        self._note = proxy.recorder.begin(passage) if proxy.recorder and passage and passage.library else None
 
-    async def over(self, body: bytes, headers: CIMultiDict[str]) -> web.StreamResponse:
-        request, response = self._request, None
+    async def over(self, body: bytes) -> web.StreamResponse:
+        """Ask the upstream.
+
+        Returns:
+            Its response, begun if it is a stream; or why there is none.
+        """
+        response = None
         try:
-            response = await self._proxy.call(request.method, request.raw_path, body, headers)
+            response = await self._proxy.upstream.call(self._request, body, readable=self._passage is not None)
             return await self._back(response)
         except Refused as refused:
             self._status = refused.status
-            if self._note is None:
-                self._begin_note(streamed=False)
             return refusal(refused, self._told())
-        except asyncio.CancelledError:  # the client went away
+        except asyncio.CancelledError:
             self._status = _GONE
             raise
         finally:
@@ -314,28 +252,30 @@ class _Crossing:
 
     async def _back(self, response: ClientResponse) -> web.StreamResponse:
         self._status = response.status
-        headers = _headers_back(response)
+        headers = headers_back(response)
         headers.update(self._told())
         streamed = "event-stream" in headers.get("Content-Type", "")
-        self._begin_note(streamed=streamed)
+        if self._note is not None:
+            self._note.reply.streamed = streamed
         length = response.content_length
         if length is not None and length <= _WHOLE_BYTES and not streamed and self._request.method != "HEAD":
             try:
                 whole = await response.read()
             except (ClientError, OSError) as error:
-                raise _unanswered(error, self._proxy.config.limits.idle_s) from error
+                raise self._proxy.upstream.unanswered(error) from error
             if self._note is not None:
                 self._note.reply.feed(whole)
             return web.Response(body=whole, status=response.status, reason=response.reason, headers=headers)
         back = web.StreamResponse(status=response.status, reason=response.reason, headers=headers)
-        return await self._streamed(response, back)
+        await self._streamed(response, back)
+        return back
 
-    async def _streamed(self, response: ClientResponse, back: web.StreamResponse) -> web.StreamResponse:
-        loop, idle_s = self._proxy.loop, self._proxy.config.limits.idle_s
+    async def _streamed(self, response: ClientResponse, back: web.StreamResponse) -> None:
+        request, loop, idle_s = self._request, self._proxy.loop, self._proxy.config.limits.idle_s
         try:
             # One clock for a client that does not read and an upstream that does not write, set anew now and then.
             async with asyncio.timeout(idle_s) as patience:
-                await back.prepare(self._request)
+                await back.prepare(request)
                 renewed = loop.time()
                 async for piece in response.content.iter_any():
                     await back.write(piece)
@@ -344,20 +284,15 @@ class _Crossing:
                     if (now := loop.time()) > renewed + idle_s / 10:
                         patience.reschedule(now + idle_s)
                         renewed = now
-            self.end()
+            self.end()  # a reward may come as soon as the client has seen the end
             await back.write_eof()
-        except (ClientError, OSError) as error:
-            # Cut, so that the client sees that it is no end.
-            self._status = _GONE if self._request.transport is None else 0
-            if self._request.transport is not None:
-                self._request.transport.abort()
-            log.debug("a reply broke off: %s", type(error).__name__)
-        return back
-
-    def _begin_note(self, *, streamed: bool) -> None:
-        recorder, passage = self._proxy.recorder, self._passage
-        if recorder is not None and passage is not None and passage.library:
-            self._note = recorder.begin(passage, streamed=streamed, status=self._status)
+        except (ClientError, OSError):
+            if request.transport is None or request.protocol.writing_paused:
+                self._status = _GONE
+            else:
+                self._status = 0
+            if request.transport is not None:
+                request.transport.abort()  # so that the client sees that it is no end
 
     def _told(self) -> dict[str, str]:
         """What the client is told of what stood before its request."""
@@ -365,19 +300,19 @@ class _Crossing:
         return {} if passage is None else {ID: passage.id, LIBRARY: passage.shown}
 
     def end(self) -> None:
-        """Count it and note it, once."""
-        proxy, passage, note = self._proxy, self._passage, self._note
-        if self._began < 0:
+        """Count it and note it; once, however often it is called."""
+        if self._ended:
             return
+        self._ended = True
+        proxy, passage = self._proxy, self._passage
         took_s = proxy.loop.time() - self._began
-        self._began = -1.0
         proxy.metrics.total_s.observe(took_s)
-        library, arm = (passage.library, passage.arm) if passage else ("none", "none")
-        proxy.metrics.answered(_route(self._path), library or "none", arm, self._status)
+        library, arm = (passage.library or NONE, passage.arm) if passage else (NONE, NONE)
+        proxy.metrics.answered(_route(self._path), library, arm, self._status)
         if passage is not None and passage.tokens:
-            proxy.metrics.prior_tokens.labels(passage.library).inc(passage.tokens)
-        if note is not None and proxy.recorder is not None:
-            proxy.recorder.end(note, latency_s=took_s, status=self._status)
+            proxy.metrics.prior_tokens.labels(library).inc(passage.tokens)
+        if self._note is not None and proxy.recorder is not None:
+            proxy.recorder.end(self._note, latency_s=took_s, status=self._status)
 
 
 def _route(path: str) -> str:
@@ -391,33 +326,5 @@ def _leaves(path: str) -> bool:
     return "#" in path or any(segment in ("..", ".") for segment in decoded.split("/"))
 
 
-def _left_out(headers: Mapping[str, str], always: frozenset[str]) -> frozenset[str]:
-    named = headers.get("Connection", "")
-    if not named or named.lower() in ("keep-alive", "close"):
-        return always
-    return always | {name.strip().lower() for name in named.split(",")}
-
-
-def _headers_back(response: ClientResponse) -> CIMultiDict[str]:
-    """The upstream's headers, less what concerns its connection alone."""
-    left_out = _left_out(response.headers, _HOP_BY_HOP)
-    headers: CIMultiDict[str] = CIMultiDict()
-    for name, value in response.headers.items():
-        if name.lower() not in left_out:
-            headers.add(name, value if value.isascii() else value.encode("utf-8", "replace").decode())
-    return headers
-
-
 def _too_large(most_bytes: int) -> Refused:
     return Refused(413, f"the body is larger than {most_bytes:,} bytes", "body_too_large")
-
-
-def _unanswered(error: Exception, idle_s: float) -> Refused:
-    """Why there is no reply, without a word about where the upstream is."""
-    if isinstance(error, ClientConnectorError | socket.gaierror):
-        return Refused(502, "the upstream cannot be reached", "upstream_unreachable")
-    if isinstance(error, ConnectionTimeoutError):
-        return Refused(504, "the upstream cannot be reached in time", "upstream_timeout")
-    if isinstance(error, TimeoutError):
-        return Refused(504, f"the upstream said nothing for {idle_s:g} s", "upstream_timeout")
-    return Refused(502, "the upstream broke off without a reply", "upstream_broke_off")

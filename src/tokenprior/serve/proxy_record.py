@@ -47,7 +47,6 @@ class Note:
     share: float
     keep: bool
     status: int = 0
-    began_s: float = 0.0
     latency_s: float = 0.0
     served_at: float = 0.0
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -96,23 +95,17 @@ class Recorder:
         self._writing = asyncio.Lock()
         self._failing = False
 
-    def begin(self, passage: Passage, *, streamed: bool, status: int) -> Note:
-        """Note that a reply begins."""
+    def begin(self, passage: Passage) -> Note:
+        """Note that a request is on its way."""
         keep = self._keep and len(passage.came) <= MOST_KEPT_BYTES
-        reply = PassingReply(streamed=streamed, whole=keep)
-        note = Note(passage=passage, reply=reply, share=self._lot.share, keep=keep, status=status)
+        note = Note(passage=passage, reply=PassingReply(whole=keep), share=self._lot.share, keep=keep)
         self._open[passage.id] = note
         return note
 
-    def end(self, note: Note, *, latency_s: float, status: int | None = None) -> None:
-        """Note that it has ended.
-
-        Args:
-            status: in place of the one that it began with.
-        """
+    def end(self, note: Note, *, latency_s: float, status: int) -> None:
+        """Note that its reply has ended."""
         note.reply.end()
-        note.latency_s, note.served_at = latency_s, time.time()
-        note.status = note.status if status is None else status
+        note.latency_s, note.served_at, note.status = latency_s, time.time(), status
         del self._open[note.passage.id]
         note.keep = note.keep and self._held_bytes + note.held_bytes <= MOST_HELD_BYTES
         self._held_bytes += note.held_bytes

@@ -19,12 +19,15 @@ class PassingReply:
     raises.
 
     Args:
-        streamed: whether the reply is a stream of events.
         whole: whether its words are wanted too.
+
+    Attributes:
+        streamed: whether it is a stream of events; to be set before anything of it is fed.
     """
 
-    def __init__(self, *, streamed: bool, whole: bool) -> None:
-        self._streamed, self._whole = streamed, whole
+    def __init__(self, *, whole: bool) -> None:
+        self._whole = whole
+        self.streamed = False
         self._rest = bytearray()
         self._given_up = False
         self._read = ReadReply()
@@ -49,7 +52,7 @@ class PassingReply:
         # A line end may be cut in two, so the last bytes of what was seen before are looked at again.
         seen, rest = max(0, len(self._rest) - 3), self._rest
         rest += piece
-        if self._streamed:
+        if self.streamed:
             start = 0
             while end := EVENT_END.search(rest, max(start, seen)):
                 self._event(bytes(rest[start : end.end()]))
@@ -63,7 +66,7 @@ class PassingReply:
         """Take in what is left."""
         rest = bytes(self._rest)
         self._rest.clear()
-        if self._streamed:
+        if self.streamed:
             self._event(rest)
         else:
             self._take(event_value(rest))
@@ -85,7 +88,7 @@ class PassingReply:
     def _words(self, choices: Any, items: Any) -> None:
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, Mapping):
-                self._read.choice(choice, "delta" if self._streamed else "message")
+                self._read.choice(choice, "delta" if self.streamed else "message")
         for item in items if isinstance(items, list) else ():
             if isinstance(item, Mapping) and item.get("type") == "message":
                 self._read.message(item)
