@@ -96,7 +96,9 @@ def test_one_name_for_two_questions_makes_two_tasks_and_no_name_one_for_each_que
 def test_one_library_alone_may_be_read(tmp_path: Path) -> None:
     path = filled(tmp_path / "s.db", request("r1", "7", "a"), request("r2", "7", "b", library="sales"))
     assert shape(load_logs(path, fields={"library": "sales"})) == [("7", [("b", 1.0)])]
-    with pytest.raises(DataError, match=r"s\.db: no rewarded attempts in it"):
+    with pytest.raises(
+        DataError, match=r"s\.db: no attempts in it: expected requests with a reward, served with traffic\.keep"
+    ):
         load_logs(path, fields={"library": "nobody"})
     with pytest.raises(ConfigError, match=r"of the form served has only \['library'\]"):
         load_logs(path, fields={"task": "x"})

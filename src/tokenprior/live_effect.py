@@ -7,7 +7,7 @@ Such strata are pooled by how much each can tell.
 
 People look every day. The verdict therefore rests on an interval that holds at every look, an asymptotic confidence
 sequence; the narrower one for a single look stands beside it. We chose it over betting (`sequential.py`), which has to
-know the bounds of a reward, and is 1.3 to 1.7 times as wide at a thousand units and 1.6 to 2.6 times at five thousand
+know the bounds of a reward, and is 1.2 to 1.7 times as wide at a thousand units and 1.6 to 2.6 times at five thousand
 (`benchmarks/live_effect.py`). What it is not: exact for few units.
 
 Source: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform Central Limit Theory and Asymptotic Confidence

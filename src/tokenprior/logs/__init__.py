@@ -64,8 +64,8 @@ def load_logs(
     except RecursionError as error:
         raise DataError(f"{path}: objects nested too deeply to be read") from error
     if not logged:
-        rewarded = "rewarded " if read_as == "served" else ""
-        raise DataError(f"{path}: no {rewarded}attempts in it")
+        why = ": expected requests with a reward, served with traffic.keep" if read_as == "served" else ""
+        raise DataError(f"{path}: no attempts in it{why}")
     return logged
 
 
