@@ -181,9 +181,13 @@ def test_an_effect_that_is_no_measurement_does_not_come_in(tmp_path: Path, figur
 
 
 def test_forms_say_what_they_do_not_take() -> None:
-    with pytest.raises(ConfigError, match="the form json does not take 'into': system, section, cursor, skill, "):
+    with pytest.raises(
+        ConfigError, match="the form json takes no 'into'; those that do: system, section, cursor, skill, "
+    ):
         export(Library(), "json", into="")
-    with pytest.raises(ConfigError, match="the form section does not take 'instructions': chat, system, dspy, gepa do"):
+    with pytest.raises(
+        ConfigError, match="the form section takes no 'instructions'; those that do: chat, system, dspy, gepa"
+    ):
         export(Library(), "section", instructions="Be brief.")
     with pytest.raises(ConfigError, match="give either"):
         export(Library(), "system", into="a", instructions="b")

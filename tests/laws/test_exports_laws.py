@@ -66,7 +66,7 @@ READABLE = TEXT.map(readable).filter(bool)
 LIBRARIES = libraries(READABLE, st.just("") | TEXT.map(one_line))
 # In a prompt nothing marks a lesson but its id at the start of a line.
 ONE_LINE = libraries(READABLE.map(one_line), st.just(""))
-laws = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+laws = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
 
 def back(library: Library, form: str) -> Library:

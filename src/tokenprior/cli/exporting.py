@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from tokenprior.cli.show import DEFAULT_STORE, StoreOption, library_of
+from tokenprior.cli.show import DEFAULT_STORE, StoreOption, existing, is_file, library_of, run_and_place
 
 if TYPE_CHECKING:
+    from tokenprior.library import Library
     from tokenprior.private import PrivatePolicy
 
 MOST_NOTES = 20
@@ -51,7 +52,7 @@ def export(
     from tokenprior.exports import SECTIONS, let_out
     from tokenprior.exports import export as export_library
 
-    library = let_out(library_of(what, store), cast("PrivatePolicy", private))
+    library = let_out(_measured(what, store), cast("PrivatePolicy", private))
     target = to or into
     before = _text_of(into) if into else None
     if into and before is None and form not in SECTIONS:
@@ -89,6 +90,19 @@ def import_(
         print(f"note: {note}", file=sys.stderr)
     if len(reading.notes) > MOST_NOTES:
         print(f"note: and {len(reading.notes) - MOST_NOTES} more of the kind", file=sys.stderr)
+
+
+def _measured(what: str, store: str) -> Library:
+    """A library with what was measured last of its words: what ships does not hear of what is measured after it."""
+    from tokenprior.store import open_store
+    from tokenprior.store.life import effects_of
+
+    library = library_of(what, store)
+    if is_file(what):
+        return library
+    with open_store(existing(store)) as opened:
+        known = effects_of(opened.rows("steps", opened.find_run(run_and_place(what)[0]).id))
+    return library.with_effects({e.id: known[e.id, e.line] for e in library if (e.id, e.line) in known})
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -90,7 +90,7 @@ def export(
     for what, given in (("into", into is not None), ("instructions", instructions), ("name", name)):
         if given and what not in chosen.takes:
             able = ", ".join(other for other, its in FORMATS.items() if what in its.takes)
-            raise ConfigError(f"the form {form} does not take {what!r}: {able} do")
+            raise ConfigError(f"the form {form} takes no {what!r}; those that do: {able}")
     around = Around(into=into, instructions=instructions, name=name)
     try:
         made = chosen.dumps(let_out(library, private), around)
