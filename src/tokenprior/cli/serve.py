@@ -18,7 +18,7 @@ def serve(
     libraries: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="LIBRARY...",
+            metavar="LIBRARY",
             help="FILE, RUN, RUN:STEP or RUN:VERSION, or NAME= and one of them. Requests that name none get the first.",
         ),
     ] = None,
@@ -83,4 +83,5 @@ def _settings(libraries: list[str], config: Path | None, given: dict[str, Any]) 
 
 def _stopping(proxy: Proxy) -> str:
     count = proxy.in_flight
-    return f"tokenprior: stopping; {count} {'request is' if count == 1 else 'requests are'} answered first"
+    first = f"; {count} {'request is' if count == 1 else 'requests are'} answered first" if count else ""
+    return f"tokenprior: stopping{first}"

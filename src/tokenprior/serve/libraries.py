@@ -83,6 +83,11 @@ class ServedLibrary:
         return self._version.library.version
 
     @property
+    def where(self) -> str:
+        """The file, or the run's id and the place in it."""
+        return self.source if self._path else self._run + ("" if self._at is None else f":{self._at}")
+
+    @property
     def count_words(self) -> str:
         """How many lessons there are, in words."""
         count = len(self.library)

@@ -93,4 +93,4 @@ def _library_line(library: ServedLibrary) -> str:
     else:
         takes = f"at most {relevant + library.rendering.core} of them before each request"
     warning = "" if len(library.library) else " (nothing was learned yet: requests pass as they are until something is)"
-    return f"{library.name}: {library.source}, version {library.version}, {library.count_words}, {takes}{warning}"
+    return f"{library.name}: {library.where}, version {library.version}, {library.count_words}, {takes}{warning}"
