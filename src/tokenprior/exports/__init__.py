@@ -148,8 +148,8 @@ def form_of(content: str) -> str:
     """
     if content.lstrip().startswith("{"):
         return _form_of_object(json.loads(content))
-    if content.lstrip().startswith("[") and (messages := _json(content)) is not None:
-        return "chat" if isinstance(messages, list) else "flat"
+    if content.lstrip().startswith("[") and _is_json(content):
+        return "chat"
     told: dict[str, bool] = {
         "section": section.holds_section(content),
         "markdown": markdown.holds_page(content),
@@ -175,11 +175,12 @@ def _form_of_object(value: dict[str, Any]) -> str:
     return "gepa" if value and not named and all(isinstance(part, str) for part in value.values()) else "flat"
 
 
-def _json(content: str) -> Any:
+def _is_json(content: str) -> bool:
     try:
-        return json.loads(content)
+        json.loads(content)
     except (ValueError, RecursionError):
-        return None
+        return False
+    return True
 
 
 def _form(form: str) -> Form:
