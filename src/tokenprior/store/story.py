@@ -7,7 +7,7 @@ the gate. Only what the steps left behind is read, and of attempts their rewards
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,7 @@ class Chapter:
     Attributes:
         report: as the step left it.
         experiences: how many lessons the attempts of this step could see.
-        winners: groups whose attempts lie furthest apart: `task`, and `rewards` by attempt.
+        winners: groups whose attempts lie furthest apart: `task`, `rewards` by attempt, and the `best` attempts.
         lessons: some of what was learned: `groups` and `lessons`.
         changes: what the learning model did with it.
         trials: at the gate, their figures.
@@ -159,8 +159,14 @@ def _winners(connection: sa.Connection, run: str, steps: Sequence[int]) -> dict[
         rewards: dict[str, dict[int, Any]] = {task: {} for task in tasks}
         for task, attempt, value, trouble in connection.execute(attempts):
             rewards[task][attempt] = value if value is not None else (trouble or "unscored").split(":", 1)[0]
-        made[step] = tuple({"task": task, "rewards": marks} for task, marks in rewards.items())
+        made[step] = tuple({"task": task, "rewards": marks, "best": _best(marks)} for task, marks in rewards.items())
     return made
+
+
+def _best(marks: Mapping[int, Any]) -> list[int]:
+    """The attempts of the highest reward."""
+    most = max(value for value in marks.values() if not isinstance(value, str))
+    return [attempt for attempt, value in marks.items() if value == most]
 
 
 def _lessons(connection: sa.Connection, run: str, step: int) -> tuple[Row, ...]:

@@ -41,7 +41,7 @@ def test_the_story_tells_what_was_tried_who_won_what_was_learned_and_what_ships(
     first = page.locator("#step-0")
     for words in (
         "12 attempts at 4 tasks, with no lesson in the prompt",
-        "The attempts lay furthest apart at t1 (0 0 1), t11 (1 0 0).",
+        "The attempts lay furthest apart at t1: attempt 2 won (0 0 1); t11: attempt 0 won (1 0 0).",
         "4 lessons were drawn from the groups",
         "New lesson G0 used from here on",
         "Why: all groups say so",

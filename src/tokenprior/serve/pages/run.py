@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from tokenprior.config import LearnConfig
 from tokenprior.errors import ConfigError
-from tokenprior.serve.pages.site import PER_PAGE, SITE, address, ask, number_of, quoted, render, run_of
+from tokenprior.serve.pages.control import control_of
+from tokenprior.serve.pages.site import PER_PAGE, SITE, Site, address, ask, number_of, quoted, render, run_of
 from tokenprior.store import RunRecord, Store, look
 from tokenprior.store.story import story_of
 
@@ -34,7 +35,8 @@ def routes() -> list[web.RouteDef]:
 async def run(request: web.Request) -> web.Response:
     """The whole page."""
     record = await run_of(request)
-    return render(request, "run.html", **await ask(_everything, request.app[SITE].store, record))
+    site = request.app[SITE]
+    return render(request, "run.html", **await ask(_now, site, record), **await ask(_steps, site.store, record))
 
 
 async def live(request: web.Request) -> web.Response:
@@ -42,10 +44,11 @@ async def live(request: web.Request) -> web.Response:
     record = await run_of(request)
     if repr(record.updated_at) == request.query.get("since"):
         return web.Response(status=204)
-    values = await ask(_now, request.app[SITE].store, record)
+    site = request.app[SITE]
+    values = await ask(_now, site, record)
     moved = str(values["stands"].finished) != request.query.get("steps")
     if moved or record.state != "running":
-        values |= await ask(_steps, request.app[SITE].store, record)
+        values |= await ask(_steps, site.store, record)
         moved = True
     return render(request, "run_live.html", **values, moved=moved)
 
@@ -76,13 +79,9 @@ async def attempts(request: web.Request) -> web.Response:
     )
 
 
-def _everything(store: Store, record: RunRecord) -> dict[str, Any]:
-    return _now(store, record) | _steps(store, record)
-
-
-def _now(store: Store, record: RunRecord) -> dict[str, Any]:
+def _now(site: Site, record: RunRecord) -> dict[str, Any]:
     """What moves all the time: nothing in it takes longer for a longer run."""
-    stands = look.standing(store, record)
+    stands = look.standing(site.store, record)
     return {
         "run": record,
         "base": f"/runs/{quoted(record.id)}",
@@ -90,6 +89,7 @@ def _now(store: Store, record: RunRecord) -> dict[str, Any]:
         "silent_s": SILENT_S,
         "stands": stands,
         "budget": _budget(record, stands),
+        "control": control_of(site, record),
     }
 
 

@@ -55,7 +55,7 @@
         value: (_, v) => (v == null ? "–" : figure.dataset.unit === "share" ? `${(v * 100).toFixed(0)}%` : v.toLocaleString(undefined, { maximumFractionDigits: 3 })),
       });
       const edges = [found.map((cell) => number(cell?.dataset.high)), found.map((cell) => number(cell?.dataset.low))];
-      if (form === "points") whiskers.push({ stroke, high: edges[0], low: edges[1] });
+      if (form === "points" || steps.length < 3) whiskers.push({ stroke, high: edges[0], low: edges[1] });
       else if (found.some((cell) => cell?.dataset.low)) {
         const edge = { stroke: faint(stroke), width: 1, spanGaps: true, points: { show: false } };
         data.push(...edges);
