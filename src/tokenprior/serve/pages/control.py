@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -173,7 +174,8 @@ def begin(site: Site, config: Config, arguments: Sequence[str] = ()) -> str:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    site.children[str(file)] = child
+    # Somebody has to hear of its end, whenever that is; the pages may end before.
+    threading.Thread(target=child.wait, daemon=True).start()
     deadline = time.monotonic() + BEGINS_WITHIN_S
     while time.monotonic() < deadline:
         ended = child.poll() is not None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,14 +39,12 @@ class Site:
     Attributes:
         naming: how a printed command names the store; begins with a space, or is empty where it is the usual one.
         folder: that the pages were started in: where the start form looks for data and writes configs.
-        children: processes that the pages started, by the config that they learn from.
     """
 
     store: Store
     keys: Keys
     naming: str = ""
     folder: Path = field(default_factory=Path)
-    children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
 
 SITE: web.AppKey[Site] = web.AppKey("site", Site)

@@ -140,7 +140,7 @@ async def take(request: web.Request) -> web.Response:
             assert config.source is not None, "it has a place to be written to"
             await ask(_write, config.source.file, form.checked.text)
             run = await ask(begin, site, config)
-            raise web.HTTPSeeOther(f"/runs/{quoted(run)}")
+            raise web.HTTPSeeOther(f"/runs/{quoted(run)}#main")  # else the browser keeps the fragment of the form
     except Mistaken as mistake:
         form.errors[mistake.field] = _told(site, mistake)
     except TokenpriorError as error:
