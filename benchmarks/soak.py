@@ -391,8 +391,15 @@ def checks(account: Account, upstream: Upstream, proxy: Served, watched: Watched
         f"{len(rows)}; {doubled}; {len(stayed - rows.keys())}",
         (not doubled and stayed <= rows.keys() <= account.sent),
     )
-    noted = [number for number in left & rows.keys() if rows[number][0]["status"] == 499]
-    yield "clients that left, and are in the store as such", f"{len(left)}, {len(noted)}", len(noted) == len(left)
+    statuses = Counter(rows[number][0]["status"] for number in left & rows.keys())
+    yield (
+        "clients that left, in the store, and known to have left",
+        f"{len(left)}, {statuses.total()}, {statuses[499]}",
+        (
+            # One or the other left just when its reply was through.
+            len(left) == statuses.total() == statuses[499] + statuses[200]
+        ),
+    )
     wrong = [number for number in stayed & rows.keys() if rows[number][0]["status"] != _status(number)]
     yield "statuses in the store that are not the upstream's", str(len(wrong)), not wrong
     ids = [n for n, (identity, _) in account.shown.items() if n in rows and rows[n][0]["id"] != identity]
