@@ -67,14 +67,23 @@
     holder.replaceChildren();
     holder.setAttribute("aria-hidden", "true");
     const axis = { stroke: tone("soft"), grid: { stroke: tone("line"), width: 1 }, ticks: { stroke: tone("line"), width: 1 }, font: "12px system-ui, sans-serif" };
-    const range = figure.dataset.unit === "share" || figure.dataset.unit === "reward" ? { range: (_, low, high) => [Math.min(0, low), Math.max(1, high)] }
-      : figure.dataset.unit === "gain" ? { range: (_, low, high) => { const most = Math.max(0.1, Math.abs(low), Math.abs(high)); return [-most, most]; } }
-      : { range: (_, low, high) => [0, Math.max(1, high * 1.05)] };
+    const ends = whiskers.flatMap(({ high, low }) => [...high, ...low]).filter((value) => value !== null);
+    const range = (_, least, most) => {
+      const low = Math.min(least ?? 0, ...ends), high = Math.max(most ?? 0, ...ends), wide = Math.max(0.1, -low, high) * 1.1;
+      if (figure.dataset.unit === "gain") return [-wide, wide];
+      return figure.dataset.unit === "count" ? [0, Math.max(1, high * 1.05)] : [Math.min(0, low), Math.max(1, high)];
+    };
+    // Every so many steps, and the start, which is no step.
+    const splits = (_, __, least, most, every) => {
+      const at = steps.includes(-1) ? [-1] : [];
+      for (let step = Math.max(0, Math.ceil(least / every) * every); step <= most; step += every) at.push(step);
+      return at;
+    };
     const options = {
       width: Math.max(240, holder.clientWidth || figure.clientWidth - 24), height: 220, legend: { live: false, show: false }, bands, series,
-      scales: { x: { time: false, range: (_, low, high) => [low - 0.5, high + 0.5] }, y: range },
+      scales: { x: { time: false, range: (_, low, high) => [low - 0.5, high + 0.5] }, y: { range } },
       axes: [
-        { ...axis, incrs: [1, 2, 5, 10, 20, 50, 100], values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? (tick < 0 ? "start" : String(tick)) : "")) },
+        { ...axis, incrs: [1, 2, 5, 10, 20, 50, 100], splits, values: (_, ticks) => ticks.map((tick) => (tick < 0 ? "start" : String(tick))) },
         { ...axis, size: 54, values: (_, ticks) => ticks.map((tick) => (figure.dataset.unit === "share" ? `${Math.round(tick * 100)}%` : Math.abs(tick) >= 10000 ? `${tick / 1000}k` : String(Number(tick.toFixed(3))))) },
       ],
       cursor: { drag: { x: false, y: false } },
