@@ -108,6 +108,10 @@ class Recorder:
         note.latency_s, note.served_at, note.status = latency_s, time.time(), status
         del self._open[note.passage.id]
         note.keep = note.keep and self._held_bytes + note.held_bytes <= MOST_HELD_BYTES
+        # Thousands may wait under load, and bodies would be most of what they weigh.
+        note.passage.body = b""
+        if not note.keep:
+            note.passage.came = b""
         self._held_bytes += note.held_bytes
         self._waiting.append(note)
         note.ended.set()
