@@ -25,7 +25,7 @@ from tokenprior.store import open_store
 # fmt: off
 COMMANDS = [
     "init", "learn", "evaluate", "compare", "audit", "runs", "show", "why", "diff", "history", "rollback", "pin",
-    "export", "import", "doctor", "models",
+    "edit", "export", "import", "report", "merge", "serve", "ui", "mcp", "doctor", "models",
 ]
 # fmt: on
 LINE = "Small letters: When a word is to be repeated, write it in small letters."
@@ -91,7 +91,7 @@ def test_help_lists_every_command(tmp_path: Path) -> None:
     assert listed == COMMANDS
 
 
-@pytest.mark.parametrize("command", ["init", "learn", "compare", "show", "models list", "models pull", "models serve"])
+@pytest.mark.parametrize("command", ["init", "learn", "compare", "show", "serve", "ui", "models list", "models pull", "models serve"])
 def test_a_command_explains_itself(tmp_path: Path, command: str) -> None:
     said, _ = tokenprior(*command.split(), "--help", cwd=tmp_path)
     assert "Usage: " in said
