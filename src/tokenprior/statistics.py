@@ -72,8 +72,8 @@ def bootstrap_mean(values: Sequence[float], *, resamples: int, seed: int) -> Int
 
 
 def t_mean(values: Sequence[float]) -> Interval:
-    """The mean of one value per task, with the 95% interval of Student's t: for curves of many points, where a bootstrap
-    for each takes too long. It does not leave the range of the values, as their mean does not."""
+    """The mean of one value per task, with the 95% interval of Student's t: for curves of many points, where a
+    bootstrap for each takes too long. It does not leave the range of the values, as their mean does not."""
     n = len(values)
     mean = fmean(values)
     if n < 2:

@@ -91,7 +91,9 @@ def test_help_lists_every_command(tmp_path: Path) -> None:
     assert listed == COMMANDS
 
 
-@pytest.mark.parametrize("command", ["init", "learn", "compare", "show", "serve", "ui", "models list", "models pull", "models serve"])
+@pytest.mark.parametrize(
+    "command", ["init", "learn", "compare", "show", "serve", "ui", "models list", "models pull", "models serve"]
+)
 def test_a_command_explains_itself(tmp_path: Path, command: str) -> None:
     said, _ = tokenprior(*command.split(), "--help", cwd=tmp_path)
     assert "Usage: " in said

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tokenprior.store.open import Store
 
 MOST_CHAPTERS = 100
-FORM = "tokenprior-report-1"
 
 Row = dict[str, Any]
 
@@ -40,7 +39,6 @@ def report_of(store: Store, run: RunRecord, *, whole: int | None) -> Row:
     totals = look.totals(store, run.id)
     spent = totals.all_spent
     return {
-        "format": FORM,
         "run": run.id,
         "name": run.name,
         "state": run.state,
