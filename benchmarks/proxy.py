@@ -232,9 +232,9 @@ def main() -> None:
             count = options.requests // (10 if stream else 1)
 
             def run(
-                to: int, number: int, host: str = "127.0.0.1", stream: bool = stream
+                to: int, number: int, request: bytes = request_bytes("127.0.0.1", stream=stream)
             ) -> tuple[float, list[float], int]:
-                load.send((to, request_bytes(host, stream=stream), number, options.in_flight))
+                load.send((to, request, number, options.in_flight))
                 answered: tuple[float, list[float], int] = load.recv()
                 return answered
 
@@ -251,16 +251,12 @@ def main() -> None:
                 calm = max(options.in_flight * 10, count // 10)
                 proxied = quantiles_ms(run(slow, calm)[1])
                 # The upstream takes its time by the address, which the load generator writes into its request.
-                load.send((port, _slow(request_bytes("127.0.0.1", stream=stream)), calm, options.in_flight))
-                direct = quantiles_ms(load.recv()[1])
+                asked = request_bytes("127.0.0.1", stream=stream).replace(b"POST /v1", b"POST /slow/v1", 1)
+                direct = quantiles_ms(run(port, calm, asked)[1])
             name = "streamed" if stream else "whole"
             added = f"{proxied[0] - direct[0]:12.2f} {proxied[1] - direct[1]:5.2f}"
             busy = f"{count / direct_s:10,.0f} {count / through_s:9,.0f}"
             print(f"{name:<9} {used_ms:6.3f} {1000 / used_ms:9,.0f}  {added}   {busy}{f'  {bad} BAD' if bad else ''}")
-
-
-def _slow(request: bytes) -> bytes:
-    return request.replace(b"POST /v1", b"POST /slow/v1", 1)
 
 
 if __name__ == "__main__":
