@@ -83,7 +83,8 @@ async def serve(app: web.Application, port: int) -> tuple[web.AppRunner, int]:
     Raises:
         ConfigError: the port is taken.
     """
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1)
+    # A handler that is cancelled when its browser goes away would leave the file open that it was sending.
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", port).start()
