@@ -80,9 +80,16 @@ def _stop(site: Site, run: RunRecord) -> None:
 async def go_on(request: web.Request) -> web.Response:
     """Go on with a run by the command that began it."""
     run, site = await run_of(request), request.app[SITE]
-    config, arguments = await ask(_command, site, run)
-    began = await ask(begin, site, config, arguments)
+    began = await ask(_go_on, site, run)
     raise web.HTTPSeeOther(f"/runs/{quoted(began)}")
+
+
+def _go_on(site: Site, run: RunRecord) -> str:
+    config, arguments = _command(site, run)
+    assert config.source is not None, "configs that are run have files"
+    if len(run.start) and not (start := _start_file(site, run, config.source.file)).exists():
+        start.write_text(run.start.dumps(), encoding="utf-8")
+    return begin(site, config, arguments)
 
 
 def control_of(site: Site, run: RunRecord) -> Control:
@@ -140,11 +147,13 @@ def _command(site: Site, run: RunRecord) -> tuple[Config, Sequence[str]]:
     changes = dict(source.get("changes") or {})
     arguments = [part for key, value in changes.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     if len(run.start):
-        start = within(site.folder, file.with_name(f"{run.name}.start.{run.start.version}.json"))
-        arguments += ["--start", str(start)]
-        if not start.exists():
-            start.write_text(run.start.dumps(), encoding="utf-8")
+        arguments += ["--start", str(_start_file(site, run, file))]
     return load_config(file, changes=changes), arguments
+
+
+def _start_file(site: Site, run: RunRecord, config: Path) -> Path:
+    """Where the library that a run began with stands for the command that goes on with it."""
+    return within(site.folder, config.with_name(f"{run.name}.start.{run.start.version}.json"))
 
 
 def begin(site: Site, config: Config, arguments: Sequence[str] = ()) -> str:
