@@ -58,10 +58,10 @@ def audit(
     if open_ones:
         print(f"Not enough evidence for {', '.join(open_ones)}: the same command with more --rollouts goes on.")
     if to is not None:
-        from tokenprior.exports import export
+        from tokenprior.cli.exporting import write_whole
 
         kept = [e.id for e in made.library if not (drop and e.effect and e.effect.hurts)]
-        to.write_text(export(made.library.only(kept), "json"), encoding="utf-8")
+        write_whole(to, made.library.only(kept).dumps())
         print(f"{to}: {len(kept)} of {len(made.library)} lessons")
 
 

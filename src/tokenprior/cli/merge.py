@@ -74,16 +74,13 @@ def merge(
 
 def _let_in(what: str, store: str, policy: PrivatePolicy) -> tuple[str, Library]:
     """A library with its name, as the policy lets it out of where it was."""
-    import json
-
     from tokenprior.errors import DataError
-    from tokenprior.exports import export
-    from tokenprior.library import Library
+    from tokenprior.exports import let_out
 
     # What a lesson came from goes into the library: a file by its name, not by where it lies on this machine.
     name = Path(what).name if is_file(what) else what
     try:
-        return name, Library.from_json(json.loads(export(library_of(what, store), "json", private=policy)))
+        return name, let_out(library_of(what, store), policy)
     except DataError as error:
         raise DataError(f"{what}: {str(error).removeprefix(f'{what}: ')}") from error
 

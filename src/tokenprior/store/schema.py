@@ -60,6 +60,7 @@ calls = Table(
     UniqueConstraint("run", "key", "request_hash", "attempt"),
     Index("ix_calls_replay", "name", "key", "request_hash", "state"),
     Index("ix_calls_order", "run", "id"),
+    Index("ix_calls_model", "run", "model", "id"),
     # What a run took, added up without reading prompts and replies.
     Index(
         "ix_calls_spent", "run", "phase", "step", "state", "input_tokens", "output_tokens", "cached_tokens", "cost_usd"

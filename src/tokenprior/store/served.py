@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from tokenprior.errors import NotFound
 from tokenprior.live_effect import LiveEffect, UnitTally, live_effects
 from tokenprior.private import masked
-from tokenprior.redact import without_own_secrets
+from tokenprior.redact import own_secrets, without_own_secrets
 from tokenprior.reward import Reward
 from tokenprior.served import Served
 from tokenprior.store import codec, schema
@@ -30,6 +30,8 @@ _FIELDS = tuple(field.name for field in fields(Served))
 _LONGEST_NAME = 255
 _SHORT = 24  # characters
 
+Secrets = tuple[str, ...]
+
 
 class ServedLog:
     """Where served requests are noted. Safe to use from one event loop."""
@@ -38,11 +40,15 @@ class ServedLog:
         self._writer = writer
 
     async def note(self, served: Sequence[Served]) -> None:
-        """Keep some requests, in one transaction."""
+        """Keep some requests, in one transaction. Rows are made in the writer's thread: masking long texts would hold up
+        whoever serves."""
         if served:
-            # The rows are made in the writer's thread: masking long texts would hold up whoever serves.
-            insert = schema.served.insert()
-            await self._writer.run(lambda connection: connection.execute(insert, [_row(one) for one in served]))
+
+            def write(connection: sa.Connection) -> None:
+                secrets = own_secrets()
+                connection.execute(schema.served.insert(), [_row(one, secrets) for one in served])
+
+            await self._writer.run(write)
 
     async def reward(self, name: str, reward: Reward) -> Served | None:
         """Give a request its reward, in place of an earlier one; `None` if there is no such request.
@@ -51,7 +57,7 @@ class ServedLog:
             name: the id of the request, or of the endpoint's reply; of several replies of that name the newest.
         """
         columns = schema.served.c
-        name, given = _name(name), _rewarded(reward, time.time())
+        name, given = _name(name), _rewarded(reward, time.time(), own_secrets())
 
         def write(connection: sa.Connection) -> Mapping[Any, Any] | None:
             named = sa.select(schema.served).where((columns.id == name) | (columns.reply_id == name))
@@ -111,23 +117,23 @@ def _tallies(connection: sa.Connection, libraries: Sequence[str]) -> Iterator[Un
         yield UnitTally(**values | {"held_out": bool(values["held_out"])})
 
 
-def _row(served: Served) -> dict[str, Any]:
+def _row(served: Served, secrets: Secrets) -> dict[str, Any]:
     exchange = served.exchange
     return {name: getattr(served, name) for name in _FIELDS} | {
         "library": _name(served.library),
         "reply_id": _name(served.reply_id) or None,
         "model": _name(served.model),
-        "task": None if served.task is None else _name(_masked(served.task)),
+        "task": None if served.task is None else _name(_masked(served.task, secrets)),
         "held_out": int(served.held_out),
-        "exchange": None if exchange is None else codec.dumps(_masked(exchange)),
-        **_rewarded(served.reward, served.served_at),
+        "exchange": None if exchange is None else codec.dumps(_masked(exchange, secrets)),
+        **_rewarded(served.reward, served.served_at, secrets),
     }
 
 
-def _rewarded(reward: Reward | None, at: float) -> dict[str, Any]:
+def _rewarded(reward: Reward | None, at: float, secrets: Secrets) -> dict[str, Any]:
     if reward is None:
         return {"reward": None, "reward_value": None, "rewarded_at": None}
-    said = replace(reward, feedback=_masked(reward.feedback))
+    said = replace(reward, feedback=_masked(reward.feedback, secrets))
     return {"reward": codec.dumps(codec.reward_to_json(said)), "reward_value": reward.value, "rewarded_at": at}
 
 
@@ -137,19 +143,19 @@ def _name(text: str) -> str:
 
 
 @lru_cache
-def _known(text: str) -> str:
+def _known(text: str, secrets: Secrets) -> str:
     """Keys of JSON, roles and kinds, which every message has."""
-    return masked(without_own_secrets(text))
+    return masked(without_own_secrets(text, secrets))
 
 
-def _masked(value: Any) -> Any:
+def _masked(value: Any, secrets: Secrets) -> Any:
     """A JSON value without the secrets and personal data in its texts."""
     if isinstance(value, str):
-        return _known(value) if len(value) <= _SHORT else masked(without_own_secrets(value))
+        return _known(value, secrets) if len(value) <= _SHORT else masked(without_own_secrets(value, secrets))
     if isinstance(value, dict):
-        return {_masked(key): _masked(item) for key, item in value.items()}
+        return {_masked(key, secrets): _masked(item, secrets) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_masked(item) for item in value]
+        return [_masked(item, secrets) for item in value]
     return value
 
 

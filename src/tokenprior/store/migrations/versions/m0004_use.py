@@ -19,6 +19,7 @@ def upgrade() -> None:
     op.add_column("rollouts", sa.Column("trouble", sa.String(80)))
     _fill(op.get_bind())
     op.create_index("ix_calls_order", "calls", ["run", "id"])
+    op.create_index("ix_calls_model", "calls", ["run", "model", "id"])
     spent = ["run", "phase", "step", "state", "input_tokens", "output_tokens", "cached_tokens", "cost_usd"]
     op.create_index("ix_calls_spent", "calls", spent)
     figures = ["run", "phase", "step", "task", "attempt", "reward_value", "trouble"]
