@@ -40,8 +40,8 @@ class ServedLog:
         self._writer = writer
 
     async def note(self, served: Sequence[Served]) -> None:
-        """Keep some requests, in one transaction. Rows are made in the writer's thread: masking long texts would hold up
-        whoever serves."""
+        """Keep some requests, in one transaction. Their rows are made in the writer's thread: masking long texts would
+        hold up whoever serves."""
         if served:
 
             def write(connection: sa.Connection) -> None:
