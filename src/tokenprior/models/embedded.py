@@ -27,7 +27,7 @@ from tokenprior.errors import EmbeddedModelError, MissingExtra
 RESTARTS_IN_A_ROW = 3
 STEADY_S = 60.0
 CLOSE_S = 5.0
-TAIL_LINES = 8
+TAIL_LINES = 20  # llama.cpp writes from a thread of its own: its lines may come behind ours
 
 
 class EmbeddedServer:
