@@ -7,11 +7,15 @@ import errno
 import hashlib
 import os
 import socket
+import time
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from tokenprior.errors import RunLocked, StoreError
+
+# Whoever asks for the `holder` of a lock has it for a moment, and is no reason to give up.
+LOOKS, LOOK_S = 5, 0.05
 
 
 class RunLock:
@@ -23,6 +27,7 @@ class RunLock:
 
     def __init__(self, store: Path, run: str) -> None:
         self._path = _place(store, run)
+        tries = LOOKS
         while True:
             try:
                 self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -34,6 +39,9 @@ class RunLock:
                 os.close(self._file)
                 if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
                     raise StoreError(f"{self._path}: cannot be locked: {error.strerror}") from error
+                if tries := tries - 1:
+                    time.sleep(LOOK_S)
+                    continue
                 raise RunLocked(
                     f"run {run} in {store} is being worked on by another process: wait for it, or stop it first"
                 ) from None
