@@ -12,10 +12,10 @@ import aiohttp
 from tokenprior.experience import Experience
 from tokenprior.library import Library
 from tokenprior.prior import TokenPrior
-from tokenprior.serve.proxy import Proxy
-from tokenprior.serve.proxy_access import Access
-from tokenprior.serve.proxy_run import proxy_of
-from tokenprior.serve.settings import ServeConfig
+from tokenprior.serve.proxy.access import Access
+from tokenprior.serve.proxy.run import proxy_of
+from tokenprior.serve.proxy.server import Proxy
+from tokenprior.serve.proxy.settings import ServeConfig
 
 MATHS = Library(experiences=(Experience(id="G0", name="Units", text="When a length is asked for, give it in metres."),))
 WEB = Library(

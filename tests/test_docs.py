@@ -14,7 +14,7 @@ import yaml
 import world
 from fake_openai import FakeOpenAI
 from tokenprior.config import Config
-from tokenprior.serve.settings import ServeConfig
+from tokenprior.serve.proxy.settings import ServeConfig
 
 ROOT = Path(__file__).parent.parent
 

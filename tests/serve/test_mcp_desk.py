@@ -23,9 +23,9 @@ from tokenprior.models.base import Request
 from tokenprior.reward import Reward
 from tokenprior.rollout import Rollout, StopReason
 from tokenprior.serve.libraries import Libraries, ServedLibrary
-from tokenprior.serve.mcp import make_server
-from tokenprior.serve.mcp_attempts import needed
-from tokenprior.serve.mcp_desk import Desk
+from tokenprior.serve.mcp.attempts import needed
+from tokenprior.serve.mcp.desk import Desk
+from tokenprior.serve.mcp.server import make_server
 from tokenprior.served import Served
 from tokenprior.store import Store, open_store
 from tokenprior.store.served import ServedLog

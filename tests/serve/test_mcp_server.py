@@ -21,8 +21,8 @@ from tokenprior.config import load_config
 from tokenprior.library import Library
 from tokenprior.models.base import Request
 from tokenprior.serve.libraries import Libraries, ServedLibrary
-from tokenprior.serve.mcp import make_server
-from tokenprior.serve.mcp_desk import Desk
+from tokenprior.serve.mcp.desk import Desk
+from tokenprior.serve.mcp.server import make_server
 from tokenprior.store import open_store
 
 pytestmark = pytest.mark.anyio

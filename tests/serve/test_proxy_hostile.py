@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from proxy_world import ASKED, client, proxied
 from recording_upstream import CHAT, Asked, RecordingUpstream
 from tokenprior.errors import ConfigError
-from tokenprior.serve.proxy import Proxy
-from tokenprior.serve.proxy_access import Access
-from tokenprior.serve.settings import ServeConfig
+from tokenprior.serve.proxy.access import Access
+from tokenprior.serve.proxy.server import Proxy
+from tokenprior.serve.proxy.settings import ServeConfig
 
 pytestmark = pytest.mark.anyio
 

@@ -16,8 +16,8 @@ from sqlalchemy import select
 
 from proxy_world import ASKED, MATHS, PRIOR, client, proxied
 from recording_upstream import CHAT, EVENTS, RESPONSE, Asked, RecordingUpstream
-from tokenprior.serve.proxy_passage import Lot
-from tokenprior.serve.proxy_reply import PassingReply
+from tokenprior.serve.proxy.passage import Lot
+from tokenprior.serve.proxy.reply import PassingReply
 from tokenprior.served import Served
 from tokenprior.store import open_store, schema
 from tokenprior.store.served import served_of

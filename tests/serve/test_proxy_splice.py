@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tokenprior.placement import Api, Edit, conditioned, placed
 from tokenprior.prior import TokenPrior
-from tokenprior.serve.splice import JsonBody
+from tokenprior.serve.proxy.splice import JsonBody
 
 texts = st.text(alphabet=st.characters(codec="utf-8"), max_size=12) | st.sampled_from(["", '"', "\\", "ü\u2028", "{[,"])
 values = st.recursive(

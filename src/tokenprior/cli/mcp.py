@@ -48,9 +48,9 @@ def mcp(
     except ImportError as error:
         raise MissingExtra("fastmcp", "mcp", "an MCP server") from error
     from tokenprior.serve.libraries import named_source
-    from tokenprior.serve.mcp import serve
-    from tokenprior.serve.mcp_desk import Desk
-    from tokenprior.serve.proxy_access import CLIENT_KEYS, client_keys
+    from tokenprior.serve.mcp.desk import Desk
+    from tokenprior.serve.mcp.server import serve
+    from tokenprior.serve.proxy.access import CLIENT_KEYS, client_keys
 
     keys = client_keys() if http is not None else ()
     if http is not None and not keys:

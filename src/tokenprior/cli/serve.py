@@ -10,8 +10,8 @@ import typer
 from tokenprior.cli.show import DEFAULT_STORE
 
 if TYPE_CHECKING:
-    from tokenprior.serve.proxy import Proxy
-    from tokenprior.serve.settings import ServeConfig
+    from tokenprior.serve.proxy.server import Proxy
+    from tokenprior.serve.proxy.settings import ServeConfig
 
 
 def serve(
@@ -42,8 +42,8 @@ def serve(
     import logging
     import sys
 
-    from tokenprior.serve.proxy_run import described, proxy_of
-    from tokenprior.serve.proxy_run import serve as run
+    from tokenprior.serve.proxy.run import described, proxy_of
+    from tokenprior.serve.proxy.run import serve as run
 
     given = {"upstream": upstream, "host": host, "port": port, "holdout": holdout, "key_variable": key_variable}
     given["store"] = store
@@ -67,7 +67,7 @@ def serve(
 def _settings(libraries: list[str], config: Path | None, given: dict[str, Any]) -> ServeConfig:
     from tokenprior.errors import ConfigError
     from tokenprior.serve.libraries import named_source
-    from tokenprior.serve.settings import load_serve_config
+    from tokenprior.serve.proxy.settings import load_serve_config
 
     if libraries:
         sources = [named_source(one) for one in libraries]
