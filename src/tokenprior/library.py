@@ -306,7 +306,7 @@ class _Work:
         if count > self.bounds.max_words:
             return f"{count} words, at most {self.bounds.max_words} are allowed"
         if count < 3:
-            return f"{count} words say nothing that could be followed"
+            return f"{count or 'no'} {'word' if count == 1 else 'words'}: too few to say when to do what"
         if same := self._same(text, beside):
             return f"{same} says the same"
         return None

@@ -9,6 +9,7 @@ from playwright.sync_api import Page, expect
 
 from pages_site import Served, served
 from tokenprior.operation import Delete
+from tokenprior.serve.pages.report import page_of
 from tokenprior.store.edits import edit
 
 Look = Callable[[Served, str], Page]
@@ -44,6 +45,24 @@ def test_a_lesson_is_reworded_with_who_and_why_and_that_can_be_undone(own_store:
         assert site.store.rows("pins", RUN)[-1]["version"] is None
 
 
+def test_a_gain_is_not_shown_as_that_of_a_library_edited_since(own_store: Path, look: Look) -> None:
+    with served(own_store) as site:
+        measured = site.store.library(RUN).version
+        page = look(site, BASE)
+        expect(page.locator("#now")).not_to_contain_text("not measured")
+        made = edit(site.store, RUN, [Delete(id="G0")], author="bob", reason="x")
+        said = f"Measured with {measured}. What is used now, {made.version}, was edited by hand by bob"
+        for path in (BASE, f"{BASE}/comparison", "/runs/story-5e5f/comparison", "/runs/story-5e5f"):
+            page = look(site, path)
+            expect(page.locator("main")).to_contain_text(said)
+            expect(page.locator("main")).to_contain_text("+0.388")
+        report = page_of(site.store, site.store.find_run(RUN))
+        assert said in report
+        assert "It was edited by hand by bob: x" in report
+        site.store.pin(RUN, None, "undone")
+        expect(look(site, BASE).locator("#now")).not_to_contain_text("not measured")
+
+
 def test_lessons_are_merged_added_and_deleted(own_store: Path, look: Look) -> None:
     with served(own_store) as site:
         page = look(site, f"{BASE}/library")
@@ -61,6 +80,8 @@ def test_lessons_are_merged_added_and_deleted(own_store: Path, look: Look) -> No
         added = page.locator("tbody tr", has_text="When unsure about a word")
         added.get_by_role("link").click()
         expect(page.get_by_role("heading", level=2, name="G10000")).to_be_visible()
+        page.get_by_role("link", name="Delete it").click()
+        assert "G10000" in site.store.library(RUN), "a lesson is not deleted by one click"
         sign(page, "or not")
         page.get_by_role("button", name="Delete it").click()
         expect(page.locator("tbody tr")).to_have_count(1)
@@ -70,7 +91,7 @@ def test_lessons_are_merged_added_and_deleted(own_store: Path, look: Look) -> No
 def test_an_edit_that_does_not_fit_changes_nothing_and_says_why(own_store: Path, look: Look) -> None:
     with served(own_store) as site:
         for words, why in (
-            ("Too short", "2 words say nothing that could be followed"),
+            ("Too short", "2 words: too few to say when to do what"),
             (" ".join(["word"] * 40), "40 words, at most 32 are allowed"),
             ("When in doubt, write to bob@corp.org about it.", "holds private data (e-mail address)"),
             ("When a word is to be repeated, write it in small letters.", "G0 says the same"),
@@ -81,20 +102,46 @@ def test_an_edit_that_does_not_fit_changes_nothing_and_says_why(own_store: Path,
             page.get_by_role("button", name="Reword it").click()
             expect(page.get_by_role("alert")).to_contain_text(why)
             expect(page.get_by_role("alert")).to_contain_text("nothing was changed")
-        page = look(site, f"{BASE}/lessons/G1")
-        page.get_by_role("button", name="Delete it").click()
-        assert page.url.endswith("/lessons/G1"), "without a reason the form is not sent"
+            expect(page.get_by_label("Lesson, as one sentence")).to_have_value(words)
+            expect(page.get_by_label("Why")).to_have_value("because")
+            expect(page.get_by_label("Who")).to_have_value("ana")
+        page.get_by_label("Lesson, as one sentence").fill(WORDS)
         assert site.store.rows("edits", RUN) == []
+        page.get_by_role("button", name="Reword it").click()
+        assert site.store.library(RUN)["G1"].text == WORDS, "from the form that came back it goes on"
+        page = look(site, f"{BASE}/edit?op=Delete&id=G1")
+        page.get_by_role("button", name="Delete it").click()
+        assert "op=Delete" in page.url, "without a reason the form is not sent"
+        assert len(site.store.rows("edits", RUN)) == 1
+
+
+def test_a_merge_of_too_few_lessons_asks_which(own_store: Path, look: Look) -> None:
+    with served(own_store) as site:
+        for chosen in ((), ("G1",)):
+            page = look(site, f"{BASE}/library")
+            for one in chosen:
+                page.get_by_role("checkbox", name=f"Choose {one}").check()
+            page.get_by_role("button", name="Make one lesson of the chosen ones").click()
+            expect(page.locator("main")).to_contain_text("Choose two or more")
+            expect(page.get_by_role("checkbox", checked=True)).to_have_count(len(chosen))
+        page.get_by_role("checkbox", name="G0").check()
+        page.get_by_role("button", name="Make one of them").click()
+        expect(page.get_by_role("button", name="Merge them")).to_be_visible()
 
 
 def test_of_two_people_who_edit_at_once_the_second_is_told(own_store: Path, look: Look) -> None:
     with served(own_store) as site:
-        page = look(site, f"{BASE}/lessons/G1")
+        page, other = look(site, f"{BASE}/lessons/G1"), look(site, f"{BASE}/lessons/G0")
         edit(site.store, RUN, [Delete(id="G0")], author="bob", reason="was faster")
-        sign(page, "too late")
-        page.get_by_role("button", name="Delete it").click()
-        expect(page.get_by_role("alert")).to_contain_text("the library has changed since")
-        assert "G1" in site.store.library(RUN)
+        for late in (page, other):
+            sign(late, "too late")
+            late.get_by_role("button", name="Reword it").click()
+            expect(late.get_by_role("alert")).to_contain_text("the library has changed since")
+        assert site.store.library(RUN)["G1"].text != WORDS
+        page.get_by_label("Lesson, as one sentence").fill(WORDS)
+        page.get_by_role("button", name="Reword it").click()
+        assert site.store.library(RUN)["G1"].text == WORDS, "having looked again, it is made from what is used now"
+        expect(other.locator("main")).to_contain_text("G0 is not in what is used")
 
 
 def test_what_a_person_writes_is_text_and_nothing_else(own_store: Path, look: Look) -> None:

@@ -11,12 +11,12 @@ from aiohttp.typedefs import Handler
 
 from tokenprior.errors import ConfigError, DataError, EditRefused, NotFound, TokenpriorError
 from tokenprior.redact import redact
-from tokenprior.serve.pages import calls, compare, control, group, lesson, library, report, run, runs, start
+from tokenprior.serve.pages import calls, compare, control, edit, group, lesson, library, report, run, runs, start
 from tokenprior.serve.pages.security import Forbidden, Keys, guard
 from tokenprior.serve.pages.site import SITE, Site, render
 from tokenprior.store import Store
 
-PAGES = (runs, run, library, lesson, group, compare, calls, report, start, control)
+PAGES = (runs, run, library, lesson, edit, group, compare, calls, report, start, control)
 
 STATIC = Path(__file__).parent / "static"
 MOST_BODY_BYTES = 1024 * 1024
