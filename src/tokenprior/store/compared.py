@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from tokenprior.prior import parted
 from tokenprior.rollout import Message
 from tokenprior.store import schema
+from tokenprior.store.open import library_in
+from tokenprior.store.record import RunRecord
 from tokenprior.task import content_hash
 
 if TYPE_CHECKING:
@@ -50,6 +52,34 @@ def comparisons_of(store: Store, name: str, *, limit: int) -> list[Row]:
             {"run": run, "created_at": at, "verdicts": [one["verdict"] for one in json.loads(text)["differences"]]}
             for run, at, text in connection.execute(query)
         ]
+
+    return store.read(read)
+
+
+def not_measured(store: Store, run: RunRecord, comparison: str) -> str:
+    """That what is used now is not what a comparison measured, in words; empty where it is.
+
+    Args:
+        run: that learned, or a comparison: then the newest that learned under its name.
+        comparison: the run that made it.
+    """
+    of, arms, edits = schema.runs.c, schema.evaluations.c, schema.edits.c
+
+    def read(connection: sa.Connection) -> str:
+        named = sa.select(of.id).where(of.name == run.name, of.kind == "learn").order_by(of.created_at.desc()).limit(1)
+        learned = run.id if run.kind == "learn" else connection.execute(named).scalar()
+        kept = schema.comparisons.c
+        text = connection.execute(sa.select(kept.comparison).where(kept.run == comparison)).scalar()
+        compared = [one["arm"] for one in json.loads(text)["differences"]] if text else []
+        query = sa.select(arms.library_version).where(arms.run == comparison, arms.arm.in_(compared))
+        measured = sorted(set(connection.execute(query).scalars()))
+        used = library_in(connection, learned) if learned else None
+        if used is None or not measured or used.version in measured:
+            return ""
+        by_hand = sa.select(edits.author).where(edits.run == learned, edits.edited_version == used.version)
+        author = connection.execute(by_hand.order_by(edits.sequence.desc()).limit(1)).scalar()
+        how = f"was edited by hand by {author}" if author else "is another library"
+        return f"Measured with {', '.join(measured)}. What is used now, {used.version}, {how} and is not measured."
 
     return store.read(read)
 

@@ -246,6 +246,12 @@ def steps(store: Store, run: str, *, whole: int | None) -> list[StepFigures]:
     return store.read(read)
 
 
+def was_tried(store: Store, run: str) -> bool:
+    """Whether anything of a run was tried at the gate."""
+    query = sa.select(schema.trials.c.step).where(schema.trials.c.run == run).limit(1)
+    return store.read(lambda connection: connection.execute(query).first() is not None)
+
+
 def _by_phase(connection: sa.Connection, run: str) -> dict[tuple[str, int], Usage]:
     """What calls took, by phase and step; under the phase `step` all of a step together."""
     columns = schema.calls.c

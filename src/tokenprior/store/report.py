@@ -11,7 +11,7 @@ from tokenprior.experience import Effect, Experience
 from tokenprior.library import Library
 from tokenprior.statistics import Interval
 from tokenprior.store import look
-from tokenprior.store.compared import comparison_of, comparisons_of
+from tokenprior.store.compared import comparison_of, comparisons_of, not_measured
 from tokenprior.store.life import effects_of
 from tokenprior.store.record import RunRecord
 from tokenprior.store.story import Chapter, story_of
@@ -24,11 +24,12 @@ MOST_CHAPTERS = 100
 Row = dict[str, Any]
 
 
-def report_of(store: Store, run: RunRecord, *, whole: int | None) -> Row:
+def report_of(store: Store, run: RunRecord, *, whole: int | None, gated: bool) -> Row:
     """All that is worth telling of a learning run; of a comparison what `comparison_of` gives.
 
     Args:
         whole: so many attempts of each group saw the whole library; `None` for all.
+        gated: whether what was learned had to pass a gate.
     """
     ends = store.rows("steps", run.id)
     effects = effects_of(ends)
@@ -50,13 +51,22 @@ def report_of(store: Store, run: RunRecord, *, whole: int | None) -> Row:
             {"phase": phase, "trouble": trouble, "count": count}
             for (phase, trouble), count in sorted(totals.troubles.items())
         ],
+        "gated": gated,
         "version": used.version,
         "used": _lessons(used, effects),
         "waiting": _lessons(waiting, effects),
         "steps": [_step(one) for one in look.steps(store, run.id, whole=whole)],
         "story": [_chapter(one) for one in story_of(store, run.id, limit=MOST_CHAPTERS)],
         "comparison": comparison_of(store, newest[0]["run"]) if newest else None,
+        "not_measured": not_measured(store, run, newest[0]["run"]) if newest else "",
+        "edited": _edited(store, run.id, used.version),
     }
+
+
+def _edited(store: Store, run: str, version: str) -> str:
+    """By whom and why a version was made by hand, in words; empty for what nobody made so."""
+    rows = [row for row in store.rows("edits", run, without=("edited",)) if row["edited_version"] == version]
+    return f"edited by hand by {rows[-1]['author']}: {rows[-1]['reason']}" if rows else ""
 
 
 def circumstances(run: RunRecord) -> Row:

@@ -14,7 +14,7 @@ from tokenprior.serve.pages.group import shown_attempt
 from tokenprior.serve.pages.site import PER_PAGE, SITE, address, ask, number_of, quoted, render, run_of
 from tokenprior.store import RunRecord, Store
 from tokenprior.store.attempts import attempts_of
-from tokenprior.store.compared import attempts_by_arm, comparison_of, comparisons_of, more_evidence
+from tokenprior.store.compared import attempts_by_arm, comparison_of, comparisons_of, more_evidence, not_measured
 
 SORTS = ("gain", "loss", "task")
 SHOWS = ("better", "worse", "equal", "unscored")
@@ -47,6 +47,7 @@ async def comparison(request: web.Request) -> web.Response:
         run=run,
         of=of,
         found=found,
+        not_measured=await ask(not_measured, request.app[SITE].store, run, of),
         others=[one for one in others if one["run"] != of],
         evidence={one["arm"]: more_evidence(found, one) for one in found["differences"]},
         arm=arm,

@@ -17,6 +17,7 @@ from tokenprior.errors import ConfigError
 from tokenprior.serve.pages.control import control_of
 from tokenprior.serve.pages.site import PER_PAGE, SITE, Site, address, ask, number_of, quoted, render, run_of
 from tokenprior.store import RunRecord, Store, look
+from tokenprior.store.compared import not_measured
 from tokenprior.store.story import story_of
 
 CHAPTERS = 10  # steps told on one page
@@ -88,6 +89,7 @@ def _now(site: Site, record: RunRecord) -> dict[str, Any]:
         "doing": look.doing(record),
         "silent_s": SILENT_S,
         "stands": stands,
+        "not_measured": not_measured(site.store, record, stands.compared[0]) if stands.compared else "",
         "budget": _budget(record, stands),
         "control": control_of(site, record),
     }
@@ -105,7 +107,7 @@ def _steps(store: Store, record: RunRecord) -> dict[str, Any]:
         "held_at": _held_at(record, steps, look.held_out(store, record.name)),
         "chapters": chapters,
         "earlier": earlier,
-        "gated": config is None or config.gate != "none",
+        "gated": gated(store, record),
     }
 
 
@@ -115,6 +117,12 @@ def learn_config(record: RunRecord) -> LearnConfig | None:
         return LearnConfig.model_validate(record.config["learn"]).resolved()
     except (KeyError, ValidationError):  # a run that was made in Python, or by another version
         return None
+
+
+def gated(store: Store, record: RunRecord) -> bool:
+    """Whether what a run learned had to pass a gate; where its config is not known, whether anything was tried."""
+    config = learn_config(record)
+    return config.gate != "none" if config else look.was_tried(store, record.id)
 
 
 def _chapters(store: Store, record: RunRecord, before: int | None) -> tuple[list[Any], str | None]:
