@@ -206,7 +206,10 @@ def test_what_a_user_gets_wrong_is_one_line(tmp_path: Path) -> None:
     nothing = cli("compare", "--live", "--store", tmp_path / "s.db")
     assert (nothing.code, nothing.err) == (0, "")
     assert "nothing was recorded yet: tokenprior serve" in nothing.out
-    assert "served as 'x'; none was" in cli("compare", "--live", "x", "--store", tmp_path / "s.db").line
+    assert (
+        "served as 'x'; nothing was recorded yet: tokenprior serve"
+        in cli("compare", "--live", "x", "--store", tmp_path / "s.db").line
+    )
     assert "no such store" in cli("compare", "--live", "--store", tmp_path / "none.db").line
     assert "only --store and --json" in cli("compare", "--live", "--stop-early").line
     assert "--live" in cli("compare").line

@@ -233,7 +233,7 @@ def test_the_command_writes_the_library_names_conflicts_and_keeps_a_report(home:
     ended = story.run("merge", "a.json", "c.json", "--to", "out.json", "--json", "report.json")
     assert ended.exit_code == 0, ended.output
     made = Library.from_json(json.loads((home / "out.json").read_text()))
-    assert ended.stdout == f"out.json: 3 lessons of 4, library {made.version}\n"
+    assert ended.stdout == f"out.json: 3 lessons (of 4 given: 1 said the same as another), library {made.version}\n"
     assert "conflict: both stay, as G0 and G2" in ended.stderr
     assert f"a.json/G0: {SMALL}" in ended.stderr
     assert (

@@ -72,11 +72,13 @@ class Merged:
     Attributes:
         library: with ids from G0 on, in the order of the libraries.
         conflicts: those that were found, settled or not.
+        same: how many lessons became one with another that said the same.
         left: duplicates with other words than those that stayed, the losers of conflicts, and what the bounds evicted.
     """
 
     library: Library
     conflicts: tuple[Conflict, ...]
+    same: int
     left: tuple[Left, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -123,6 +125,7 @@ def merge(libraries: Sequence[tuple[str, Library]], *, bounds: Bounds, prefer: P
     return Merged(
         library=Library(experiences=tuple(cluster.joined(ids[cluster]) for cluster in kept)),
         conflicts=tuple(Conflict(first=entries[one], second=entries[other]) for one, other in pairs),
+        same=len(taken) - len(every),
         left=tuple(left),
     )
 

@@ -33,7 +33,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         return f"key {where!r} is missing{more}"
     if not where:  # what several keys together do not make
         return f"{problem['msg'].removeprefix('Value error, ')}{more}"
-    return f"key {where!r}: got {problem['input']!r:.80}; {problem['msg'][:1].lower()}{problem['msg'][1:]}{more}"
+    said = problem["msg"].removeprefix("Value error, ")
+    return f"key {where!r}: got {problem['input']!r:.80}; {said[:1].lower()}{said[1:]}{more}"
 
 
 def _followed(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:

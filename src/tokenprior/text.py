@@ -1,4 +1,4 @@
-"""Text: made short with what was cut said, and made visible."""
+"""Text: made short with what was cut said, made visible, and put in the singular where it is one."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def bounded(text: str, limit: int) -> str:
         return text
     head, tail = limit * 2 // 3, limit // 3
     return f"{text[:head]}\n[... {len(text) - head - tail} characters left out ...]\n{text[-tail:]}"
+
+
+def many(number: int, one: str, several: str | None = None) -> str:
+    """A number and what is counted: `1 task`, `3 tasks`."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 
 def seen(text: str) -> str:

@@ -73,6 +73,14 @@ def test_a_file_to_merge_into_may_stay_as_it_is(lessons: Path, tmp_path: Path) -
     assert new.read_text().startswith("Be brief.\n\nLessons from experience.")
 
 
+def test_a_file_that_an_agent_reads_has_its_folder_made(lessons: Path, tmp_path: Path) -> None:
+    for form, place in (("section", "a/b/AGENTS.md"), ("cursor", ".cursor/rules/x.mdc"), ("skill", "c/forms/SKILL.md")):
+        assert "written, 2 lessons" in said("export", lessons, "--form", form, "--into", tmp_path / place)
+    one = tmp_path / "one.json"
+    one.write_text(LIBRARY.only(["G0"]).dumps(), encoding="utf-8")
+    assert "updated, 1 lesson, " in said("export", one, "--form", "section", "--into", tmp_path / "a/b/AGENTS.md")
+
+
 def test_a_skill_is_called_as_its_folder_is(lessons: Path, tmp_path: Path) -> None:
     skill = tmp_path / "plural-forms/SKILL.md"
     said("export", lessons, "--form", "skill", "--to", skill)

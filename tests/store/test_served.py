@@ -178,7 +178,7 @@ async def test_the_effect_is_added_up_from_the_index_alone(tmp_path: Path) -> No
 async def test_a_library_that_was_never_served_is_named_with_those_that_were(tmp_path: Path) -> None:
     with open_store(tmp_path / "s.db") as store:
         assert effects_in(store) == ()
-        with pytest.raises(NotFound, match="'support'; none was: serve one with a holdout share"):
+        with pytest.raises(NotFound, match="'support'; nothing was recorded yet: tokenprior serve"):
             effects_in(store, ["support"])
         await rewarded(store, "a", 1.0)
         with pytest.raises(NotFound, match="served as 'nope'; there are: support"):

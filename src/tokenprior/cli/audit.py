@@ -59,10 +59,11 @@ def audit(
         print(f"Not enough evidence for {', '.join(open_ones)}: the same command with more --rollouts goes on.")
     if to is not None:
         from tokenprior.cli.exporting import write_whole
+        from tokenprior.text import many
 
         kept = [e.id for e in made.library if not (drop and e.effect and e.effect.hurts)]
         write_whole(to, made.library.only(kept).dumps())
-        print(f"{to}: {len(kept)} of {len(made.library)} lessons")
+        print(f"{to}: {len(kept)} of {many(len(made.library), 'lesson')}")
 
 
 def _meaning(low: float, high: float) -> str:

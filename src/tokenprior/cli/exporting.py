@@ -51,6 +51,7 @@ def export(
     from tokenprior.errors import DataError
     from tokenprior.exports import SECTIONS, let_out
     from tokenprior.exports import export as export_library
+    from tokenprior.text import many
 
     library = let_out(_measured(what, store), cast("PrivatePolicy", private))
     target = to or into
@@ -67,12 +68,12 @@ def export(
     if not target:
         print(text, end="")
         return
-    if folder:
-        folder.mkdir(exist_ok=True)
+    if form in SECTIONS and before is None:  # they have a place of their own, such as `.cursor/rules`
+        target.absolute().parent.mkdir(parents=True, exist_ok=True)
     write_whole(target, text)
     if into:
         done = "written" if before is None else "is up to date" if text == before and target == into else "updated"
-        print(f"{target}: {done}, {len(library)} lessons, library {library.version}")
+        print(f"{target}: {done}, {many(len(library), 'lesson')}, library {library.version}")
 
 
 def import_(
@@ -82,10 +83,11 @@ def import_(
 ) -> None:
     """Read a library in any known format and write it as our JSON, for --start and --arm."""
     from tokenprior.exports import read
+    from tokenprior.text import many
 
     reading = read(source, form)
     write_whole(to, reading.library.dumps())
-    print(f"{to}: {len(reading.library)} experiences, library {reading.library.version}")
+    print(f"{to}: {many(len(reading.library), 'experience')}, library {reading.library.version}")
     for note in reading.notes[:MOST_NOTES]:
         print(f"note: {note}", file=sys.stderr)
     if len(reading.notes) > MOST_NOTES:

@@ -69,6 +69,7 @@ def learn(
 def report(run: str, result: LearnResult, *, gated: bool) -> None:
     """What was learned, what was measured, and what ships, in plain lines."""
     from tokenprior.cli.show import effect_words
+    from tokenprior.text import many
 
     for step in result.steps:
         _step(step)
@@ -77,7 +78,9 @@ def report(run: str, result: LearnResult, *, gated: bool) -> None:
         # What ships does not hear of what is measured after it shipped.
         same = [e.effect for e in result.learning if (e.id, e.line) == (experience.id, experience.line)]
         effect = next(iter(same), None) or experience.effect
-        print(f"[{experience.id}] {experience.line}   (from {experience.support} groups; {effect_words(effect)})")
+        print(
+            f"[{experience.id}] {experience.line}   (from {many(experience.support, 'group')}; {effect_words(effect)})"
+        )
     tried = any(step.get("trials") for step in result.steps)
     if not len(result.library) and not len(result.learning) and not tried:
         print("Nothing was learned: the library is empty.")
@@ -90,14 +93,15 @@ def report(run: str, result: LearnResult, *, gated: bool) -> None:
 
 def _step(step: dict[str, Any]) -> None:
     from tokenprior.experience import Effect
+    from tokenprior.text import many
 
     groups = ", ".join(f"{count} {kind}" for kind, count in step["groups"].items())
     mean = "-" if step["mean"] is None else f"{step['mean']:.3f}"
     cut_off = f", {step['cut_off']} cut off" if step.get("cut_off") else ""
     print(
-        f"step {step['step']}: mean reward {mean}; {step['scored']} attempts scored"
+        f"step {step['step']}: mean reward {mean}; {many(step['scored'], 'attempt')} scored"
         f" ({step['unscored']} unscored, {sum(step['failed'].values())} failed{cut_off}); groups: {groups};"
-        f" {step['lessons']} lessons -> {step['experiences']} experiences"
+        f" {many(step['lessons'], 'lesson')} -> {many(step['experiences'], 'experience')}"
     )
     for title, counts in (("refused", step["refused"]), ("dropped", step["drops"])):
         for reason, count in counts.items():

@@ -11,6 +11,7 @@ from rich.status import Status
 
 from tokenprior.progress import Progress
 from tokenprior.rollout import Usage
+from tokenprior.text import many
 
 PLAIN_EVERY_S = 30.0
 
@@ -30,7 +31,7 @@ def describe(progress: Progress, left_s: float | None) -> str:
     if progress.total:
         parts.append(f"{progress.done}/{progress.total} rollouts")
     if progress.groups:
-        parts.append(f"{progress.groups} groups, {progress.lessons} lessons")
+        parts.append(f"{many(progress.groups, 'group')}, {many(progress.lessons, 'lesson')}")
     if progress.mean is not None:
         parts.append(f"mean reward {progress.mean:.3f}")
     if progress.unscored:
@@ -38,7 +39,7 @@ def describe(progress: Progress, left_s: float | None) -> str:
     if progress.failures:
         parts.append("failed: " + ", ".join(f"{count} {kind}" for kind, count in progress.failures.items()))
     if progress.step:
-        parts.append(f"{progress.experiences} experiences")
+        parts.append(many(progress.experiences, "experience"))
     parts += [tokens(progress.spent), money(progress.spent)]
     if left_s is not None:
         parts.append(f"about {_duration(left_s)} left in this phase")

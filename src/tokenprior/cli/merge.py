@@ -50,12 +50,13 @@ def merge(
     ] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Join libraries of several runs or teams: same lessons become one, conflicts are named; see docs/transfer.md."""
+    """Join libraries of several runs or teams: same lessons become one; other advice under one condition is named."""
     import json
 
     from tokenprior.errors import ConfigError
     from tokenprior.library import Bounds
     from tokenprior.merge import merge as merge_libraries
+    from tokenprior.text import many
 
     if len(libraries) < 2:
         raise ConfigError(f"merge {libraries[0]}: expected two libraries or more")
@@ -68,8 +69,12 @@ def merge(
         write_whole(json_file, json.dumps(merged.to_json(), indent=1, ensure_ascii=False) + "\n")
     for line in _lines(merged):
         print(line, file=sys.stderr)
-    total = sum(len(library) for _, library in named)
-    print(f"{to}: {len(merged.library)} lessons of {total}, library {merged.library.version}")
+    total, kept = sum(len(library) for _, library in named), len(merged.library)
+    out = total - merged.same - kept
+    less = [f"{merged.same} said the same as another"] if merged.same else []
+    less += [f"{out} left out"] if out else []
+    of = f" (of {total} given: {', '.join(less)})" if less else ""
+    print(f"{to}: {many(kept, 'lesson')}{of}, library {merged.library.version}")
 
 
 def _let_in(what: str, store: str, policy: PrivatePolicy) -> tuple[str, Library]:

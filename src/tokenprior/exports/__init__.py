@@ -161,8 +161,8 @@ def form_of(content: str) -> str:
         if is_so:
             return form
     raise DataError(
-        "expected the reference's agent YAML, an ACE playbook, or what `tokenprior export` writes: in free text "
-        "lessons are not told from the rest"
+        "no library: expected the reference's agent YAML, an ACE playbook, or what `tokenprior export` writes: in free "
+        "text lessons are not told from the rest"
     )
 
 

@@ -52,7 +52,8 @@ def loads(content: str, run: str) -> Reading:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         at = f" at line {mark.line + 1}" if mark else ""
-        raise DataError(f"not YAML{at}: {shorten(getattr(error, 'problem', None) or error)}") from error
+        problem = shorten(getattr(error, "problem", None) or error)
+        raise DataError(f"no library: as the reference's agent YAML it is not YAML{at}: {problem}") from error
     agent = value.get("agent") if isinstance(value, dict) else None
     instructions = agent.get("instructions") if isinstance(agent, dict) else None
     if not isinstance(instructions, str):

@@ -85,8 +85,9 @@ def effects_in(store: Store, libraries: Sequence[str] = ()) -> tuple[LiveEffect,
     def read(connection: sa.Connection) -> tuple[LiveEffect, ...]:
         known = list(connection.scalars(sa.select(columns.library).distinct().order_by(columns.library)))
         if missing := [name for name in libraries if name not in known]:
-            there = f"there are: {', '.join(known)}" if known else "none was: serve one with a holdout share"
-            raise NotFound(f"no request was recorded of a library served as {missing[0]!r}; {there}")
+            how = "tokenprior serve LIBRARY --upstream URL --holdout 0.1"
+            there = f"there are: {', '.join(known)}" if known else f"nothing was recorded yet: {how}"
+            raise NotFound(f"no library was served as {missing[0]!r}; {there}")
         return live_effects(_tallies(connection, libraries or known))
 
     return store.read(read)

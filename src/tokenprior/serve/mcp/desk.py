@@ -15,7 +15,7 @@ from tokenprior.serve.libraries import Libraries, ServedLibrary
 from tokenprior.serve.mcp.attempts import Attempt, keep, needed, teaches, unlearned
 from tokenprior.serve.mcp.learning import Learned, learn_from_attempts, require_learning
 from tokenprior.store import Store, schema
-from tokenprior.text import shorten
+from tokenprior.text import many, shorten
 
 NO_LESSONS = "There are no lessons yet."
 
@@ -177,7 +177,10 @@ class Desk:
         lines += [f"- because: {origin.reason}"] if origin.reason else []
         lines += [f"- came of: {', '.join(origin.parents)}"] if origin.parents else []
         attempts = self._attempts(lesson)
-        return "\n".join([*lines, *([f"- {len(attempts)} attempts behind it:"] if attempts else []), *attempts]) + "\n"
+        return (
+            "\n".join([*lines, *([f"- {many(len(attempts), 'attempt')} behind it:"] if attempts else []), *attempts])
+            + "\n"
+        )
 
     def _attempts(self, lesson: Experience) -> list[str]:
         """The attempts that a lesson rests on, those that an agent recorded with the id it was given."""

@@ -24,7 +24,7 @@ from tokenprior.errors import ConfigError, NotFound
 from tokenprior.exports.page import TEMPLATES, filters
 from tokenprior.serve.pages.security import Keys
 from tokenprior.store import RunRecord, Store
-from tokenprior.text import seen
+from tokenprior.text import many, seen
 
 T = TypeVar("T")
 
@@ -136,11 +136,6 @@ def count(number: float | None) -> str:
         if abs(number) >= 10 * size:
             return f"{number / size:.0f}{unit}" if abs(number) >= 100 * size else f"{number / size:.1f}{unit}"
     return f"{number:,.0f}"
-
-
-def many(number: int, one: str, several: str | None = None) -> str:
-    """A number and what is counted: `1 task`, `3 tasks`."""
-    return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 
 def odds(share: float) -> str:
