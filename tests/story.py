@@ -68,14 +68,16 @@ async def fill(
     tasks = list(world.tasks(40))
     agent = world.agent(ScriptedModel(policy))
     with open_store(path) as store:
-        record = store.open_run(f"{name}-1a2b", name=name, kind="learn", config={})
+        config = world.config(**{"gate": "proven", **changes})
+        described = {"learn": config.model_dump(mode="json")}
+        record = store.open_run(f"{name}-1a2b", name=name, kind="learn", config=described)
         made = await learn(
             tasks[:12],
             agent=agent,
             verifier=world.SmallLetters(),
             model=ScriptedModel(writes),
             record=record,
-            config=world.config(**{"gate": "proven", **changes}),
+            config=config,
             gate=Gate(tasks=tasks[12:], agent=agent),
             start=start,
         )

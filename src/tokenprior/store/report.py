@@ -28,7 +28,7 @@ def report_of(store: Store, run: RunRecord, *, whole: int | None, gated: bool) -
     """All that is worth telling of a learning run; of a comparison what `comparison_of` gives.
 
     Args:
-        whole: so many attempts of each group saw the whole library; `None` for all.
+        whole: so many attempts of each group saw the whole library; `None` if that is not known.
         gated: whether what was learned had to pass a gate.
     """
     ends = store.rows("steps", run.id)
@@ -55,8 +55,8 @@ def report_of(store: Store, run: RunRecord, *, whole: int | None, gated: bool) -
         "version": used.version,
         "used": _lessons(used, effects),
         "waiting": _lessons(waiting, effects),
-        "steps": [_step(one) for one in look.steps(store, run.id, whole=whole)],
-        "story": [_chapter(one) for one in story_of(store, run.id, limit=MOST_CHAPTERS)],
+        "steps": [_step(one) for one in look.steps(store, run.id, whole=whole or None)],
+        "story": [_chapter(one) for one in story_of(store, run.id, limit=MOST_CHAPTERS, whole=whole)],
         "comparison": comparison_of(store, newest[0]["run"]) if newest else None,
         "not_measured": not_measured(store, run, newest[0]["run"]) if newest else "",
         "edited": _edited(store, run.id, used.version),
@@ -130,7 +130,7 @@ def _chapter(one: Chapter) -> Row:
         "step": one.step,
         "rollouts": one.report["rollouts"],
         "tasks": one.report["tasks"],
-        "mean": one.report["mean"],
+        "means": one.means,
         "groups": one.report["groups"],
         "experiences": one.experiences,
         "drawn": one.report["lessons"],

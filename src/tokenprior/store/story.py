@@ -56,6 +56,8 @@ class Chapter:
     Attributes:
         report: as the step left it.
         experiences: how many lessons the attempts of this step could see.
+        whole: of each group, so many attempts saw all of them, the first ones; `None` if all attempts did.
+        means: of the attempts that did (`whole`), and of those that saw a part or none (`part`): `attempts` and `mean`.
         winners: groups whose attempts lie furthest apart: `task`, `rewards` by attempt, and the `best` attempts.
         lessons: some of what was learned: `groups` and `lessons`.
         changes: what the learning model did with it.
@@ -67,6 +69,8 @@ class Chapter:
     step: int
     report: Row
     experiences: int
+    whole: int | None
+    means: Row
     winners: tuple[Row, ...]
     lessons: tuple[Row, ...]
     changes: tuple[Change, ...]
@@ -75,12 +79,21 @@ class Chapter:
     shipped_after: str
     learning_after: str
 
+    @property
+    def quiet(self) -> bool:
+        """Whether it changed nothing."""
+        changed = any(change.done and change.op != "Keep" for change in self.changes)
+        return not changed and self.shipped_before == self.shipped_after
 
-def story_of(store: Store, run: str, *, before: int | None = None, limit: int) -> list[Chapter]:
+
+def story_of(
+    store: Store, run: str, *, before: int | None = None, limit: int, whole: int | None = None
+) -> list[Chapter]:
     """Some steps of a run, the newest first.
 
     Args:
         before: the step before which to begin.
+        whole: so many attempts of each group saw the whole library, the first ones; `None` for all.
     """
     start = store.find_run(run).start
     columns = schema.steps.c
@@ -109,6 +122,8 @@ def story_of(store: Store, run: str, *, before: int | None = None, limit: int) -
                     step=one["step"],
                     report=one["report"],
                     experiences=len(library["experiences"]),
+                    whole=whole if library["experiences"] else None,
+                    means=_means(connection, run, one["step"], whole if library["experiences"] else None),
                     winners=winners.get(one["step"], ()),
                     lessons=_lessons(connection, run, one["step"]),
                     changes=_changes(here, library, shipped, one),
@@ -136,6 +151,18 @@ def _of_steps(connection: sa.Connection, table: str, run: str, steps: Sequence[i
     rows = [dict(row._mapping) for row in connection.execute(query.order_by(*source.primary_key.columns))]
     texts = {"operation", "figures"}
     return [{key: json.loads(value) if key in texts else value for key, value in row.items()} for row in rows]
+
+
+def _means(connection: sa.Connection, run: str, step: int, whole: int | None) -> Row:
+    """How many attempts saw the whole library or a part of it, and the mean of their rewards."""
+    columns = schema.rollouts.c
+    of_step = (columns.run == run, columns.phase == "rollout", columns.step == step)
+    made: Row = {}
+    for name, which in (("whole", columns.attempt < (whole or 0)), ("part", columns.attempt >= (whole or 0))):
+        query = sa.select(sa.func.count(), sa.func.avg(columns.reward_value)).where(*of_step)
+        attempts, mean = connection.execute(query if whole is None else query.where(which)).one()
+        made[name] = {"attempts": attempts, "mean": mean}
+    return made | ({"part": {"attempts": 0, "mean": None}} if whole is None else {})
 
 
 def _winners(connection: sa.Connection, run: str, steps: Sequence[int]) -> dict[int, tuple[Row, ...]]:

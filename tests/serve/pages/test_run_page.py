@@ -57,9 +57,36 @@ def test_the_story_tells_what_was_tried_who_won_what_was_learned_and_what_ships(
     assert page.locator("ol.story > li").count() == 6
 
 
+def test_attempts_that_saw_a_part_of_the_library_are_told_apart(pages: Served, look: Look) -> None:
+    page = look(pages, RUN)
+    step = page.locator("#step-3")
+    expect(step).to_contain_text("4 attempts with the whole library: mean reward 0.750; 8 with a part of it or none")
+    expect(step).to_contain_text("t1: attempts 0, 1 won (1 | 1 0)")
+    expect(page.locator("#step-0")).to_contain_text("Mean reward 0.167.")  # there was no library to see a part of
+
+
+def test_steps_that_changed_nothing_are_folded_and_nothing_is_said_twice(pages: Served, look: Look) -> None:
+    page = look(pages, RUN)
+    last = page.locator("#step-5")
+    expect(last.locator("details > p").first).to_be_hidden()
+    last.get_by_text("12 attempts, mean reward 0.750 with the whole library: nothing changed").click()
+    expect(last.locator("details > p").first).to_be_visible()
+    expect(page.locator("#step-4")).to_contain_text("Found again: G3.")
+    expect(page.locator("#step-2")).to_contain_text("Then 2 of 2 of its changes alone: with the same outcome.")
+    assert (page.locator("#step-2").text_content() or "").count("-0.732") == 1
+
+
+def test_a_step_without_a_trial_says_why(own_store: Path, look: Look) -> None:
+    aside(story.fill(own_store, "loud", story.loud, gate="none", inclusion_pairs=2, group_size=4, epochs=1))
+    with served(own_store) as site:
+        page = look(site, "/runs/loud-1a2b")
+        expect(page.locator("#step-1")).to_contain_text("Nothing was tried: this run has no gate.")
+        expect(page.locator("#step-1")).to_contain_text("All with a part of it or none, to measure the lessons")
+
+
 def test_curves_are_drawn_from_the_table_behind_them(pages: Served, look: Look) -> None:
     page = look(pages, RUN)
-    expect(page.locator("figure.curve canvas")).to_have_count(4)
+    expect(page.locator("figure.curve canvas")).to_have_count(3)  # no token was counted, so nothing to draw
     page.get_by_text("The same as a table").click()
     rows = page.locator("#figures tbody tr")
     expect(rows).to_have_count(7)
@@ -67,7 +94,7 @@ def test_curves_are_drawn_from_the_table_behind_them(pages: Served, look: Look) 
     expect(rows.first).to_contain_text("0.375 [")
     expect(rows.nth(1)).to_contain_text("+0.393 [+0.279, +0.526]")
     page.set_viewport_size({"width": 390, "height": 800})
-    expect(page.locator("figure.curve canvas")).to_have_count(4)
+    expect(page.locator("figure.curve canvas")).to_have_count(3)
     fits = "done => document.documentElement.scrollWidth <= 390 ? done() : setTimeout(() => look(done), 50)"
     page.evaluate(f"new Promise(done => {{ const look = {fits}; look(done); }})")
 
@@ -109,7 +136,7 @@ def test_the_page_grows_while_the_run_goes_on(own_store: Path, look: Look) -> No
             worker.join()
         expect(page.locator("#now")).to_contain_text("done")
         expect(page.locator("ol.story > li")).to_have_count(6)
-        expect(page.locator("figure.curve canvas")).to_have_count(3)  # it has no gate, so nothing to draw of it
+        expect(page.locator("figure.curve canvas")).to_have_count(2)  # neither a gate nor a token to draw
         assert page.evaluate("window.same"), "the page was not loaded again"
         expect(page.locator("[hx-trigger]")).to_have_count(0)  # what has ended is not asked for again
 

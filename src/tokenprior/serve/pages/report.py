@@ -15,7 +15,7 @@ from tokenprior.errors import NotFound
 from tokenprior.exports.page import cleaned, comparison_page, learned_page
 from tokenprior.private import masked
 from tokenprior.redact import redact
-from tokenprior.serve.pages.run import gated, learn_config
+from tokenprior.serve.pages.run import gated, seeing_all
 from tokenprior.serve.pages.site import SITE, ask, quoted, run_of
 from tokenprior.store import RunRecord, Store
 from tokenprior.store.compared import comparison_of
@@ -50,9 +50,7 @@ def page_of(store: Store, run: RunRecord, *, mask: bool = True) -> str:
 
     versions = {"tokenprior": __version__, "python": platform.python_version()}
     if run.kind == "learn":
-        config = learn_config(run)
-        whole = config.group_size - 2 * config.pairs if config else None
-        found = report_of(store, run, whole=whole or None, gated=gated(store, run))
+        found = report_of(store, run, whole=seeing_all(run), gated=gated(store, run))
         return learned_page(cleaned(found | {"made": found["made"] | versions}, clean))
     comparison = comparison_of(store, run.id)
     if comparison is None:

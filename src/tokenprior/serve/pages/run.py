@@ -59,7 +59,12 @@ async def story(request: web.Request) -> web.Response:
     record = await run_of(request)
     before = number_of(request, "before")
     chapters, earlier = await ask(_chapters, request.app[SITE].store, record, before)
-    return render(request, "run_story.html", run=record, chapters=chapters, earlier=earlier, before=before)
+    told: dict[str, Any] = {
+        "chapters": chapters,
+        "earlier": earlier,
+        "gated": await ask(gated, request.app[SITE].store, record),
+    }
+    return render(request, "run_story.html", run=record, before=before, **told)
 
 
 async def attempts(request: web.Request) -> web.Response:
@@ -97,9 +102,7 @@ def _now(site: Site, record: RunRecord) -> dict[str, Any]:
 
 def _steps(store: Store, record: RunRecord) -> dict[str, Any]:
     """What moves when a step is finished."""
-    config = learn_config(record)
-    whole = config.group_size - 2 * config.pairs if config else None
-    steps = look.steps(store, record.id, whole=whole or None)
+    steps = look.steps(store, record.id, whole=seeing_all(record) or None)
     chapters, earlier = _chapters(store, record, None)
     return {
         "steps": steps,
@@ -119,6 +122,12 @@ def learn_config(record: RunRecord) -> LearnConfig | None:
         return None
 
 
+def seeing_all(record: RunRecord) -> int | None:
+    """How many attempts of each group saw the whole library, the first ones; `None` if it is not known."""
+    config = learn_config(record)
+    return config.group_size - 2 * config.pairs if config else None
+
+
 def gated(store: Store, record: RunRecord) -> bool:
     """Whether what a run learned had to pass a gate; where its config is not known, whether anything was tried."""
     config = learn_config(record)
@@ -127,7 +136,7 @@ def gated(store: Store, record: RunRecord) -> bool:
 
 def _chapters(store: Store, record: RunRecord, before: int | None) -> tuple[list[Any], str | None]:
     """Some steps of the story, and where those before them are."""
-    chapters = story_of(store, record.id, before=before, limit=CHAPTERS)
+    chapters = story_of(store, record.id, before=before, limit=CHAPTERS, whole=seeing_all(record))
     first = chapters[-1].step if chapters else 0
     return chapters, address(f"/runs/{quoted(record.id)}/story", before=first) if first > 0 else None
 
