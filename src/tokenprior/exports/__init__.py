@@ -35,22 +35,54 @@ from tokenprior.text import shorten
 MAX_BYTES = 10_000_000  # of a file that comes in
 
 FORMATS: dict[str, Form] = {
-    "text": Form(dumps=text.dumps, loads=prompt.lessons_in),
+    "text": Form(dumps=text.dumps, loads=prompt.lessons_in, words="the prior as the agent sees it", saved="{}.txt"),
     "json": Form(
         dumps=lambda library, around: library.dumps(),
         loads=lambda content, run: Reading(library=Library.from_json(json.loads(content))),
+        words="everything, to go on with",
+        saved="{}.json",
     ),
-    "markdown": Form(dumps=markdown.dumps, loads=markdown.loads),
-    "chat": Form(dumps=chat.dumps, loads=chat.loads, takes=("instructions",)),
-    "system": Form(dumps=system.dumps, loads=prompt.lessons_in, takes=("into", "instructions")),
-    "section": Form(dumps=section.dumps, loads=section.loads, takes=("into",)),
-    "cursor": Form(dumps=cursor.dumps, loads=section.loads, takes=("into",)),
-    "skill": Form(dumps=skill.dumps, loads=section.loads, takes=("into", "name")),
-    "dspy": Form(dumps=dspy.dumps, loads=dspy.loads, takes=("into", "instructions")),
-    "gepa": Form(dumps=gepa.dumps, loads=gepa.loads, takes=("into", "instructions")),
-    "ace": Form(dumps=ace.dumps, loads=ace.loads),
-    "flat": Form(dumps=flat.dumps, loads=flat.loads),
-    "reference": Form(dumps=reference.dumps, loads=reference.loads),
+    "markdown": Form(dumps=markdown.dumps, loads=markdown.loads, words="a page for people", saved="{}.md"),
+    "chat": Form(
+        dumps=chat.dumps, loads=chat.loads, words="messages of the chat API", saved="{}.json", takes=("instructions",)
+    ),
+    "system": Form(
+        dumps=system.dumps,
+        loads=prompt.lessons_in,
+        words="a system prompt",
+        saved="{}.md",
+        takes=("into", "instructions"),
+    ),
+    "section": Form(
+        dumps=section.dumps,
+        loads=section.loads,
+        words="for AGENTS.md, CLAUDE.md and the like",
+        saved="{}.md",
+        takes=("into",),
+    ),
+    "cursor": Form(dumps=cursor.dumps, loads=section.loads, words="a rule of Cursor", saved="{}.mdc", takes=("into",)),
+    "skill": Form(
+        dumps=skill.dumps,
+        loads=section.loads,
+        words="a skill of a coding agent",
+        saved="SKILL.md",
+        takes=("into", "name"),
+    ),
+    "dspy": Form(
+        dumps=dspy.dumps,
+        loads=dspy.loads,
+        words="a program state of DSPy",
+        saved="{}.json",
+        takes=("into", "instructions"),
+    ),
+    "gepa": Form(
+        dumps=gepa.dumps, loads=gepa.loads, words="a candidate of GEPA", saved="{}.json", takes=("into", "instructions")
+    ),
+    "ace": Form(dumps=ace.dumps, loads=ace.loads, words="a playbook of ACE", saved="{}.md"),
+    "flat": Form(dumps=flat.dumps, loads=flat.loads, words="the reference's experiences", saved="{}.json"),
+    "reference": Form(
+        dumps=reference.dumps, loads=reference.loads, words="the reference's agent YAML", saved="{}.yaml"
+    ),
 }
 
 # Forms that begin a file where there is none to merge into: a misspelt prompt is an error, a new AGENTS.md is not.

@@ -48,11 +48,15 @@ class Form:
             name.
         loads: the library in a text, its lessons as they stand there; `run` is what their provenance says. Raises
             DataError if there is none.
+        words: what it is, in a few words.
+        saved: how a file of it is called, `{}` for the library's name.
         takes: the fields of `Around` that `dumps` looks at.
     """
 
     dumps: Callable[[Library, Around], str]
     loads: Callable[[str, str], Reading]
+    words: str
+    saved: str
     takes: tuple[str, ...] = ()
 
 

@@ -47,7 +47,7 @@ def test_a_group_tells_in_the_papers_order_what_it_taught_and_what_became_of_it(
     )
     first = page.locator(".diff li").first
     expect(first).to_contain_text("New lesson G0 used from here on")
-    expect(first).to_contain_text("Why: all groups say so")
+    expect(first).to_contain_text("The learning model's reason: all groups say so")
 
 
 def test_a_lesson_that_the_gate_dropped_is_dropped_in_its_groups_too(pages: Served, look: Look) -> None:

@@ -20,8 +20,22 @@ def test_every_run_is_listed_with_its_gain(pages: Served, look: Look) -> None:
     learned = page.locator("#lines tr", has_text="learn")
     expect(learned).to_contain_text("done")
     expect(learned).to_contain_text("+0.388 [+0.283, +0.492]")
+    expect(page.locator("#lines tr", has_text="compare")).to_contain_text("Comparison of story")
+    expect(learned.get_by_role("link", name="its comparison")).to_be_visible()
     learned.get_by_role("link", name="story").click()
     expect(page).to_have_url(f"{pages.base}/runs/story-1a2b")
+
+
+def test_on_a_phone_the_gain_is_seen_without_scrolling_sideways(pages: Served, look: Look) -> None:
+    page = look(pages, "/")
+    page.set_viewport_size({"width": 390, "height": 800})
+    for path in ("/", "/start", "/runs/story-1a2b/library"):
+        page.goto(pages.base + path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+    page.goto(pages.base)
+    box = page.locator("#lines tr", has_text="learn").get_by_text("+0.388").bounding_box()
+    assert box is not None
+    assert box["x"] + box["width"] <= 390
 
 
 def test_a_run_on_its_way_moves_and_a_new_one_appears(own_store: Path, look: Look) -> None:

@@ -62,7 +62,7 @@ async def library(request: web.Request) -> web.Response:
     if sort not in SORTS:
         raise ConfigError(f"sort={sort[:40]}: choose one of {', '.join(SORTS)}")
     values = await ask(_shown, request.app[SITE].store, record, at, sort)
-    return render(request, "library.html", run=record, at=at, sort=sort, sorts=SORTS, forms=list(FORMATS), **values)
+    return render(request, "library.html", run=record, at=at, sort=sort, sorts=SORTS, forms=FORMATS, **values)
 
 
 async def diff(request: web.Request) -> web.Response:
@@ -83,8 +83,7 @@ async def exported(request: web.Request) -> web.Response:
     form, at = request.query.get("form", "text"), request.query.get("at") or None
     found = await ask(request.app[SITE].store.library, record.id, at)
     text = await ask(export, found, form)
-    ending = {"json": "json", "chat": "json", "dspy": "json", "gepa": "json", "flat": "json", "reference": "yaml"}
-    return plain_text(text, f"{record.name}-{found.version}.{ending.get(form, 'txt' if form == 'text' else 'md')}")
+    return plain_text(text, FORMATS[form].saved.format(f"{record.name}-{found.version}"))
 
 
 async def versions(request: web.Request) -> web.Response:
