@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,12 +25,13 @@ def ledger(endpoint_folder: tuple[Path, str]) -> str:
 def test_calls_are_narrowed_by_what_they_were_for(endpoint_pages: Served, look: Look, ledger: str) -> None:
     page = look(endpoint_pages, ledger)
     expect(page.locator("#calls tbody tr").last).to_be_visible()
-    page.get_by_label("Phase", exact=True).select_option("contrast")
+    page.get_by_label("For", exact=True).select_option("comparing attempts")
     page.get_by_label("State", exact=True).select_option("done")
     page.get_by_role("button", name="Show").click()
-    keys = page.locator("td.mono").all_inner_texts()
-    assert keys
-    assert all(key.startswith("contrast/") for key in keys)
+    rows = page.locator("#calls tbody tr")
+    purposes = rows.locator("td:nth-of-type(1)").all_inner_texts()
+    assert set(purposes) == {"comparing attempts"}
+    expect(rows.first.locator("td").nth(1)).to_have_text(re.compile("[0-9]+"))
     page.get_by_role("link", name="all calls").click()
     assert page.url.endswith("/calls")
 

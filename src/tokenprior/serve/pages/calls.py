@@ -46,6 +46,7 @@ async def calls(request: web.Request) -> web.Response:
         "calls.html",
         run=run,
         found=found,
+        keys={row["id"]: _key(row["key"]) for row in found.rows},
         asked=asked,
         summed=summed,
         phases=sorted({row["phase"] for row in summed}),

@@ -23,6 +23,7 @@ from markupsafe import Markup
 from tokenprior.errors import ConfigError, NotFound
 from tokenprior.exports.page import TEMPLATES, filters
 from tokenprior.serve.pages.security import Keys
+from tokenprior.serve.pages.words import PHASES
 from tokenprior.store import RunRecord, Store
 from tokenprior.text import many, seen
 
@@ -180,7 +181,7 @@ def _environment() -> Environment:
         "lasting": lasting,
         "quoted": quoted,
     }
-    globals_: Mapping[str, Any] = {"address": address, "many": many, "ago": ago, "LONG": LONG}
+    globals_: Mapping[str, Any] = {"address": address, "many": many, "ago": ago, "LONG": LONG, "PHASES": PHASES}
     made.globals |= globals_
     return made
 

@@ -1,4 +1,4 @@
-"""Words: what differs between two texts, word by word."""
+"""Words: what phases of a run are called on the pages, and what differs between two texts, word by word."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from typing import Literal
 MOST_WORDS = 1_200  # of each text, signs counted as words
 ALIKE = 0.3  # below this share of common words two texts have nothing to be held against each other,
 SHORT = 12  # unless they are so short that both can be taken in at a glance
+
+PHASES = {
+    "rollout": "practice attempts",
+    "judge": "judging",
+    "summary": "summaries of attempts",
+    "contrast": "comparing attempts",
+    "revise": "changing the library",
+    "gate": "trials at the gate",
+    "evaluate": "held-out attempts",
+    "audit": "measuring lessons",
+    "tips": "tips with no rollouts",
+}
 
 Piece = tuple[Literal["same", "gone", "added"], str]
 
