@@ -14,6 +14,7 @@ from typing import Any
 
 from tokenprior.text import seen
 
+_ROW = 66  # pixels
 _CURVE_HEIGHT = 160  # pixels
 _LEFT, _RIGHT = 5.0, 95.0  # percent of the width: a dot at the edge of the scale is whole, and so is a tick's text
 
@@ -113,19 +114,20 @@ def plot(
 
 def svg(made: Plot) -> str:
     """The whole plot: for each row its label and figure, and its dot and whisker below them."""
-    bottom, left = len(made.whiskers) * 60 + 10, made.ticks[0][0]
+    bottom, left = len(made.whiskers) * _ROW + 6, made.ticks[0][0]
     parts = [f'<svg class="plot" height="{bottom + 22}" role="img" aria-label="{_safe(made.words)}">']
     for at, text in made.ticks:
         parts.append(f'<line class="grid" x1="{at}%" x2="{at}%" y1="0" y2="{bottom}"/>')
         parts.append(f'<text class="soft" x="{at}%" y="{bottom + 16}" text-anchor="middle">{_safe(text)}</text>')
-    if made.line:
-        parts.append(f'<line class="mark" x1="{made.line[0]}%" x2="{made.line[0]}%" y1="0" y2="{bottom}"/>')
     for place, one in enumerate(made.whiskers):
-        y = 60 * place
+        y = _ROW * place
+        if made.line:  # beside the dots alone: words are to be read
+            mark = f'x1="{made.line[0]}%" x2="{made.line[0]}%" y1="{y + 40}" y2="{y + 62}"'
+            parts.append(f'<line class="mark" {mark}/>')
         parts.append(f'<g class="{_safe(one.tone)}">')
         parts.append(f'<text x="{left}%" dx="6" y="{y + 18}">{_safe(one.label)}</text>')
         parts.append(f'<text class="soft" x="{left}%" dx="6" y="{y + 34}">{_safe(one.figure)}</text>')
-        parts.append(f"{_reach(one, y + 50)}</g>")
+        parts.append(f"{_reach(one, y + 51)}</g>")
     return "".join([*parts, "</svg>"])
 
 

@@ -29,7 +29,7 @@ from tokenprior.text import seen
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-MADE = ("name", "date", "model", "temperature", "verifier", "tokenprior", "python")
+MADE = ("name", "date", "began", "model", "temperature", "verifier", "tokenprior", "python")
 
 # What stands before a verdict at a glance; its words say the same.
 SIGNS = {"helps": "▲", "hurts": "▼", "unclear": "?", "same words": "=", "nothing": "–"}

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from tokenprior.errors import NotFound
 from tokenprior.experience import similarity
 from tokenprior.library import SAME
+from tokenprior.rollout import Message
 from tokenprior.store import schema
 from tokenprior.store.story import Change, story_of
 
@@ -117,6 +118,23 @@ def attempts_of(store: Store, run: str, phase: str, step: int, task: str) -> lis
     if not found:
         raise NotFound(f"run {run} has no attempts at task {task!r} in step {step} ({phase})")
     return found
+
+
+def asked_in(store: Store, run: str, phase: str, tasks: Sequence[str]) -> dict[str, str]:
+    """What the agent was asked at each of some tasks, where that is known."""
+    columns = schema.rollouts.c
+
+    def read(connection: sa.Connection) -> dict[str, str]:
+        asked: dict[str, str] = {}
+        for task in tasks:
+            here = (columns.run == run, columns.phase == phase, columns.step == 0, columns.task == task)
+            first = connection.execute(sa.select(columns.rollout).where(*here).limit(1)).scalar()
+            messages = [Message.from_json(one) for one in json.loads(first)["messages"]] if first else []
+            if question := next((one.content for one in messages if one.role == "user"), ""):
+                asked[task] = question
+        return asked
+
+    return store.read(read)
 
 
 def attempt_at(store: Store, run: str, place: tuple[str, int, str, int, str]) -> Row:

@@ -76,14 +76,15 @@ def circumstances(run: RunRecord) -> Row:
     temperature = (config.get("evaluate") or {}).get("temperature")
     return {
         "name": run.name,
-        "date": _date(run.created_at),
+        "date": date_words(run.created_at),
         "model": str(agent.get("model") or agent.get("kind") or ""),
         "temperature": "" if temperature is None or run.kind == "learn" else temperature,
         "verifier": str(verifier.get("kind", "")),
     }
 
 
-def _date(at: float) -> str:
+def date_words(at: float) -> str:
+    """A moment in seconds since 1970."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 

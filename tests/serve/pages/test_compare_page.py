@@ -30,6 +30,7 @@ def test_tasks_are_sorted_and_narrowed_without_losing_the_place(pages: Served, l
     rows = page.locator("table").last.locator("tbody tr")
     expect(rows).to_have_count(40)
     expect(rows.first).to_contain_text("+1.000")
+    expect(rows.first).to_contain_text("Repeat: ")
     page.get_by_role("link", name="largest loss first").click()
     expect(rows.first).to_contain_text("+0.000")
     assert page.url.endswith("#tasks")

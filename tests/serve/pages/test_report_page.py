@@ -33,6 +33,7 @@ def test_a_run_tells_its_story_its_library_its_curves_and_what_it_is_worth(story
         "Used from here on: e0cdac1ce13c",
     ):
         assert words in page.text
+    assert "the run began 20" in page.text, "which is not when the report was made"
     labels = [str(attributes["aria-label"]) for tag, attributes in page.tags if tag == "svg"]
     assert any(label.startswith("Practice: 6 points, the last: 5 ") for label in labels)
     assert any(label.startswith("Gate: 6 points") for label in labels)

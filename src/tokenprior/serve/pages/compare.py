@@ -13,7 +13,7 @@ from tokenprior.exports.page import shown
 from tokenprior.serve.pages.group import shown_attempt
 from tokenprior.serve.pages.site import PER_PAGE, SITE, address, ask, number_of, quoted, render, run_of
 from tokenprior.store import RunRecord, Store
-from tokenprior.store.attempts import attempts_of
+from tokenprior.store.attempts import asked_in, attempts_of
 from tokenprior.store.compared import attempts_by_arm, comparison_of, comparisons_of, more_evidence, not_measured
 
 SORTS = ("gain", "loss", "task")
@@ -40,6 +40,7 @@ async def comparison(request: web.Request) -> web.Response:
     chosen = [row for row in rows if show is None or row["how"] == show]
     chosen.sort(key=_order(sort or "gain"))
     begin = max(0, number_of(request, "from") or 0)
+    page = chosen[begin : begin + PER_PAGE]
     links = {"sort": sort, "show": show, "arm": request.query.get("arm")}
     return render(
         request,
@@ -51,7 +52,8 @@ async def comparison(request: web.Request) -> web.Response:
         others=[one for one in others if one["run"] != of],
         evidence={one["arm"]: more_evidence(found, one) for one in found["differences"]},
         arm=arm,
-        rows=chosen[begin : begin + PER_PAGE],
+        rows=page,
+        questions=await ask(asked_in, request.app[SITE].store, of, "evaluate", [row["task"] for row in page]),
         total=len(chosen),
         begin=begin,
         counts={how: sum(row["how"] == how for row in rows) for how in SHOWS},

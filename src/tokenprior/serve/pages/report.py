@@ -6,6 +6,7 @@ Keys are taken out of it, and unless that is asked for otherwise what looks priv
 from __future__ import annotations
 
 import platform
+import time
 from functools import cache
 
 from aiohttp import web
@@ -19,7 +20,7 @@ from tokenprior.serve.pages.run import gated, seeing_all
 from tokenprior.serve.pages.site import SITE, ask, quoted, run_of
 from tokenprior.store import RunRecord, Store
 from tokenprior.store.compared import comparison_of
-from tokenprior.store.report import circumstances, report_of
+from tokenprior.store.report import circumstances, date_words, report_of
 
 
 def routes() -> list[web.RouteDef]:
@@ -48,11 +49,12 @@ def page_of(store: Store, run: RunRecord, *, mask: bool = True) -> str:
     def clean(text: str) -> str:
         return masked(redact(text)) if mask else redact(text)
 
-    versions = {"tokenprior": __version__, "python": platform.python_version()}
+    made = circumstances(run) | {"tokenprior": __version__, "python": platform.python_version()}
+    made |= {"began": made["date"], "date": date_words(time.time())}
     if run.kind == "learn":
         found = report_of(store, run, whole=seeing_all(run), gated=gated(store, run))
-        return learned_page(cleaned(found | {"made": found["made"] | versions}, clean))
+        return learned_page(cleaned(found | {"made": made}, clean))
     comparison = comparison_of(store, run.id)
     if comparison is None:
         raise NotFound(f"run {run.id} is neither a learning run nor a finished comparison: there is no report of it")
-    return comparison_page(cleaned(comparison | {"made": circumstances(run) | versions}, clean))
+    return comparison_page(cleaned(comparison | {"made": made}, clean))
