@@ -28,7 +28,7 @@ def test_a_newcomer_reads_why_a_lesson_was_dropped(pages: Served, look: Look) ->
     page = look(pages, "/")
     page.locator("#lines tr", has_text="learn").get_by_role("link", name="story").click()
     dropped = page.locator("li", has_text="prefer capitals").filter(has_text="dropped: the gate refused it").last
-    expect(dropped).to_contain_text("Why: a wrong turn")
+    expect(dropped).to_contain_text("The learning model's reason: a wrong turn")
     step = page.locator("#step-2")
     expect(step).to_contain_text("the candidate is refused, for it did worse: -0.732")
     expect(step).to_contain_text("It did worse on tasks that no lesson was drawn from, so these changes are dropped.")
@@ -44,7 +44,7 @@ def test_the_story_tells_what_was_tried_who_won_what_was_learned_and_what_ships(
         "The attempts lay furthest apart at t1: attempt 2 won (0 0 1); t11: attempt 0 won (1 0 0).",
         "4 lessons were drawn from the groups",
         "New lesson G0 used from here on",
-        "Why: all groups say so",
+        "The learning model's reason: all groups say so",
         "the candidate ships: +0.393",
         "Chance alone would do as well in fewer than 0.1% of cases",
         "Used from here on: e0cdac1ce13c",
