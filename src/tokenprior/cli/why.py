@@ -70,9 +70,11 @@ def _standing(found: dict[str, Any]) -> list[str]:
     elif used == learning:
         stands = "It is used, and learning goes on with it."
     else:
-        stands = f"It is used with other words: {used}"
+        other = Effect(**found["learning_effect"]) if found["learning_effect"] else "not measured"
+        stands = f"It is used; learning goes on with other words (effect {other}): {learning}"
     if found["effect"] is None:
-        return [stands, "effect not measured"]
+        at_the_gate = [e["what"] for e in found["life"] if e["kind"] == "trial" and e["candidate"] == "with it"]
+        return [stands, "effect not measured", *(f"the gate on a library with it: {what}" for what in at_the_gate[-1:])]
     effect = Effect(**found["effect"])
     return [
         stands,
@@ -90,6 +92,8 @@ def _origins(found: dict[str, Any]) -> list[str]:
 
 
 def _event(event: dict[str, Any]) -> list[str]:
+    import time
+
     at = "start " if event["step"] < 0 else f"step {event['step']}"
     match event["kind"]:
         case "done":
@@ -101,6 +105,8 @@ def _event(event: dict[str, Any]) -> list[str]:
             what = f"tried at the gate {how}: {event['what']}"
         case _:
             what = event["what"]
+    if "at" in event:
+        what = f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(event['at']))}  {what}"
     words = [f"          - {event['before']}"] if event.get("before") else []
     words += [f"          + {event[key]}" for key in ("after", "proposed") if event.get(key)]
     return [f"  {at}  {what}", *words]

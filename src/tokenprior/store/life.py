@@ -37,7 +37,7 @@ def life_of(store: Store, run: str, text: str) -> Row:
     identity = parse_id(text) or text
     start = store.find_run(run).start
     steps = store.rows("steps", run, without=("observations",))
-    trials, edits = store.rows("trials", run), store.rows("edits", run)
+    trials, edits, pins = store.rows("trials", run), store.rows("edits", run), store.rows("pins", run)
     operations = with_targets(store.rows("operations", run), steps)
     used = store.library(run)
     learning = Library.from_json(steps[-1]["library"]) if steps else used
@@ -51,10 +51,19 @@ def life_of(store: Store, run: str, text: str) -> Row:
     if not holding and identity not in added:
         there = {e.id for library in (used, learning) for e in library}
         raise _unknown(run, identity, there, {e.id for _, library in holders for e in library} | added)
-    now = holding[-1][identity] if holding else None
-    effect = effects_of(steps).get((identity, now.line)) or now.effect if now else None
+    # The words that are used come first, then those that learning has; of what is gone, those that were used last.
+    leading = [library for library in (used, learning) if identity in library]
+    taken_out = next((b for row in _edits_behind(edits, used.version) if (b := _taken_out(row).get(identity))), None)
+    same = [library for library in holding if library[identity].line == taken_out] if not leading else []
+    now = next((library[identity] for library in (*leading, *same[::-1], *holding[::-1])), None)
+    effects = effects_of(steps)
+    effect = effects.get((identity, now.line)) or now.effect if now else None
+    other = learning[identity].line if identity in learning else None
+    other_effect = effects.get((identity, other)) if now and other and other != now.line else None
+    shipped = words_of(steps[-1]["shipped"]) if steps else words_of(start.to_json())
+    versions = {library.version: words_of(library.to_json()) for _, library in holders} | {None: shipped}
     life = sorted(
-        [*_life(identity, start, steps, operations, trials), *_by_hand(identity, edits)],
+        [*_life(identity, start, steps, operations, trials), *_by_hand(identity, edits, pins, versions)],
         key=lambda event: event["step"],
     )
     groups, contrasts = _evidence(store, run, _origins(identity, holders, operations))
@@ -65,6 +74,7 @@ def life_of(store: Store, run: str, text: str) -> Row:
         "used": used[identity].line if identity in used else None,
         "learning": learning[identity].line if identity in learning else None,
         "effect": asdict(effect) if effect else None,
+        "learning_effect": asdict(other_effect) if other_effect else None,
         "provenance": now.provenance.to_json() if now else None,
         "life": life,
         "groups": groups,
@@ -75,7 +85,7 @@ def life_of(store: Store, run: str, text: str) -> Row:
 
 def gone_of(store: Store, run: str) -> list[Row]:
     """The lessons that a run had once, and that are neither used nor learned on from: `id`, `line`, the `step` in which
-    each went, and `why`; the last to go first."""
+    each went, `why`, and `at`, when, if a person took it out; the last to go first."""
     steps = store.rows("steps", run, without=("observations", "shipped", "report"))
     trials = store.rows("trials", run, without=("candidate",))
     operations = with_targets(store.rows("operations", run), steps)
@@ -100,10 +110,32 @@ def gone_of(store: Store, run: str) -> list[Row]:
         for identity in known.keys() - ends.keys():
             reason = why.get(identity) if identity not in words else None
             row = {"id": identity, "line": line_of(known[identity]), "step": step["step"]}
-            gone[identity] = row | {"why": reason or f"dropped at the gate: {refused}"}
+            gone[identity] = row | {"why": reason or f"dropped at the gate: {refused}", "at": None}
         library = ends
-    there = {*library, *words_of(store.library(run).to_json())}
+    used = store.library(run)
+    for edit in reversed(_edits_behind(store.rows("edits", run), used.version)):
+        for identity, line in _taken_out(edit).items():
+            by_hand = f"taken out by hand by {edit['author']}: {edit['reason']}"
+            row = {"id": identity, "line": line, "step": edit["step"], "why": by_hand}
+            gone[identity] = row | {"at": edit["edited_at"]}
+    there = {*library, *words_of(used.to_json())}
     return sorted((row for i, row in gone.items() if i not in there), key=lambda row: (-row["step"], row["id"]))
+
+
+def _edits_behind(edits: Sequence[Row], version: str) -> list[Row]:
+    """The edits that made a version, the last first."""
+    behind: list[Row] = []
+    for row in reversed(edits):
+        if row["edited_version"] == version:
+            behind.append(row)
+            version = row["before_version"]
+    return behind
+
+
+def _taken_out(edit: Row) -> dict[str, str]:
+    """The lessons that an edit took out, each with its words."""
+    there = words_of(edit["edited"])
+    return {i: line for one in edit["operations"] for i, line in one["before"].items() if i not in there}
 
 
 def effects_of(steps: Sequence[Row]) -> dict[tuple[str, str], Effect]:
@@ -186,31 +218,56 @@ def _life(
             tried = words_of(row["candidate"]).get(identity)
             if tried is not None or identity in shipped:
                 how = "without it" if tried is None else "with it" if tried != shipped.get(identity) else "unchanged"
-                yield {"step": step["step"], "kind": "trial", "what": row["figures"]["sentence"], "candidate": how}
+                event = {"step": step["step"], "kind": "trial", "what": row["figures"]["sentence"], "candidate": how}
+                yield event | {"decision": row["figures"]["decision"]}
         if words.get(identity) != ends.get(identity):
             went_on = "without it" if identity not in ends else f"with: {line_of(ends[identity])}"
             yield {"step": step["step"], "kind": "gate", "what": f"not taken over, learning goes on {went_on}"}
         if shipped.get(identity) != ships.get(identity):
-            what = "ships no longer" if identity not in ships else "ships with these words from here on"
+            what = "no longer used from here on" if identity not in ships else "used with these words from here on"
             yield {"step": step["step"], "kind": "ships", "what": what}
         library, shipped = ends, ships
 
 
-def _by_hand(identity: str, edits: Sequence[Row]) -> Iterator[Row]:
-    """What people did with a lesson, after the step that was the last one then."""
+def _by_hand(
+    identity: str, edits: Sequence[Row], pins: Sequence[Row], versions: Mapping[str | None, Words]
+) -> Iterator[Row]:
+    """What people did with a lesson, after the step that was the last one then; and what they took back of it."""
+    earliest = min((row["edited_at"] for row in edits), default=0.0)
+    happened = [(row["edited_at"], 0, row) for row in edits]
+    # Every edit is pinned too, in the same moment.
+    chosen = [pin for pin in pins if pin["pinned_at"] >= earliest and not pin["reason"].startswith("edited by ")]
+    happened += [(pin["pinned_at"], 1, pin) for pin in chosen]
+    step, words = -1, versions[None].get(identity)
+    for at, kind, row in sorted(happened, key=lambda one: one[:2]):
+        if kind == 0:
+            step = row["step"]
+            words = words_of(row["edited"]).get(identity)
+            yield from _edited(identity, row)
+            continue
+        after = versions.get(row["version"], {}).get(identity)
+        if edits and after != words:
+            what = f"taken back by hand: {row['reason'] or 'no reason given'}"
+            event = {"step": step, "kind": "edit", "at": at, "what": what}
+            yield event | {"before": line_of(words), "after": line_of(after)}
+        words = after
+
+
+def _edited(identity: str, row: Row) -> Iterator[Row]:
+    """What an edit did with a lesson."""
     said = {"Add": "added", "Modify": "reworded", "Merge": "merged", "Delete": "deleted", "Keep": "kept"}
-    for row in edits:
-        for one in row["operations"]:
-            ids = one.get("ids") or [one["id"]]
-            if identity in ids:
-                what = said[one["op"]] + (f" with {', '.join(i for i in ids if i != identity)}" if len(ids) > 1 else "")
-                after = words_of(row["edited"]).get(identity)
-                event = {
-                    "step": row["step"],
-                    "kind": "edit",
-                    "what": f"{what} by hand, by {row['author']}: {row['reason']}",
-                }
-                yield event | {"before": one["before"].get(identity), "after": line_of(after)}
+    for one in row["operations"]:
+        ids = one.get("ids") or [one["id"]]
+        if identity in ids:
+            what = said[one["op"]] + (f" with {', '.join(i for i in ids if i != identity)}" if len(ids) > 1 else "")
+            event = {
+                "step": row["step"],
+                "kind": "edit",
+                "at": row["edited_at"],
+                "what": f"{what} by hand, by {row['author']}: {row['reason']}",
+            }
+            after = words_of(row["edited"]).get(identity)
+            yield event | {"before": one["before"].get(identity), "after": line_of(after)}
 
 
 def _operation(identity: str, row: Row, words: Words) -> Row:

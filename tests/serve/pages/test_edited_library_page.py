@@ -7,9 +7,11 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
+import story
 from pages_site import Served, served
-from tokenprior.operation import Delete
+from tokenprior.operation import Delete, Modify
 from tokenprior.serve.pages.report import page_of
+from tokenprior.serve.pages.site import moment
 from tokenprior.store.edits import edit
 
 Look = Callable[[Served, str], Page]
@@ -32,3 +34,42 @@ def test_a_gain_is_not_shown_as_that_of_a_library_edited_since(own_store: Path, 
         assert "It was edited by hand by bob: x" in report
         site.store.pin(RUN, None, "undone")
         expect(look(site, BASE).locator("#now")).not_to_contain_text("not measured")
+
+
+def test_a_lesson_of_two_wordings_leads_with_the_words_that_are_used(pages: Served, look: Look) -> None:
+    page = look(pages, f"{BASE}/lessons/G0")
+    expect(page.get_by_role("heading", level=2)).to_have_text(f"G0: Small letters: {story.SMALL}")
+    expect(page.locator("main")).to_contain_text("Not clear yet: +0.413")
+    expect(page.locator("main")).to_contain_text(f"Learning goes on with other words: Small letters: {story.BOTH}")
+    expect(page.locator("main")).to_contain_text("Their effect: +0.242")
+
+
+def test_a_lesson_that_only_the_gate_judged_says_what_the_gate_says(pages: Served, look: Look) -> None:
+    page = look(pages, f"{BASE}/lessons/G2")
+    expect(page.locator("main")).to_contain_text("The gate says that it hurts:")
+    expect(page.locator("main")).to_contain_text("-0.732")
+    expect(page.locator("main")).not_to_contain_text("tokenprior audit")
+
+
+def test_a_lesson_taken_out_by_hand_says_so_first_with_the_words_that_were_used(own_store: Path, look: Look) -> None:
+    with served(own_store) as site:
+        edit(site.store, RUN, [Delete(id="G1")], author="bob", reason="no use")
+        page = look(site, f"{BASE}/library")
+        gone = page.locator("li", has_text=f"Alone: {story.PLAIN}").filter(has_text="taken out by hand by bob: no use")
+        gone.get_by_role("link", name="G1").click()
+        expect(page.locator("main")).to_contain_text("It was taken out by hand by bob: no use")
+        expect(page.get_by_role("heading", level=2)).to_have_text(f"G1: Alone: {story.PLAIN}")
+
+
+def test_what_is_taken_back_leaves_a_trace(own_store: Path, look: Look) -> None:
+    words = "When one word is asked for, reply with that word alone."
+    with served(own_store) as site:
+        edit(site.store, RUN, [Modify(id="G1", name="", text=words)], author="ana", reason="clearer")
+        site.store.pin(RUN, None, "it did no good (by bob)")
+        page = look(site, f"{BASE}/lessons/G1")
+        event = page.locator(".event").last
+        expect(event).to_contain_text("taken back by hand: it did no good (by bob)")
+        expect(event.locator("ins")).to_have_text(f"Alone: {story.PLAIN}")
+        expect(page.locator("ol.story")).to_contain_text("reworded by hand, by ana: clearer")
+        at = site.store.rows("pins", RUN)[-1]["pinned_at"]
+        expect(event).to_contain_text(moment(at))

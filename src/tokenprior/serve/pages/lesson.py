@@ -61,6 +61,7 @@ def _everything(store: Store, record: RunRecord, text: str) -> dict[str, Any]:
     return {
         "found": found,
         "gone": next((one for one in gone_of(store, record.id) if one["id"] == identity), None) if is_gone else None,
+        "at_the_gate": _at_the_gate(found),
         "verbs": VERBS,
         "effect": effect,
         "tone": tone_of(effect.low, effect.high) if effect else "",
@@ -71,3 +72,9 @@ def _everything(store: Store, record: RunRecord, text: str) -> dict[str, Any]:
         "lesson": next((one for one in used if one.id == identity), None),
         "made_from": used.version,
     }
+
+
+def _at_the_gate(found: dict[str, Any]) -> dict[str, Any] | None:
+    """The last trial of a library that the words of a lesson came in with."""
+    tried = [e for e in found["life"] if e["kind"] == "trial" and e["candidate"] == "with it"]
+    return tried[-1] if tried else None
