@@ -223,7 +223,7 @@ async def test_a_loss_is_called_one_and_a_few_tasks_are_no_evidence() -> None:
     (alone,) = against([0.0], [1.0])
     assert alone.gain == Interval(mean=1.0, low=None, high=None, n=1)
     assert alone.verdict == (
-        "Not enough evidence that arm 0 differs from base: +1.000 (1 tasks better, 0 worse, 0 equal; p = 1.000)."
+        "Not enough evidence that arm 0 differs from base: +1.000 (1 task better, 0 worse, 0 equal; p = 1.000)."
     )
 
 

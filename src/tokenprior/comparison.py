@@ -29,7 +29,7 @@ from tokenprior.statistics import (
     sign_flip,
     tasks_needed,
 )
-from tokenprior.text import shorten
+from tokenprior.text import many, shorten
 
 LEVEL = 0.05  # of a wrong "helps" or "hurts" in a whole comparison, controls apart, which have it each
 MOST_LOST = 0.1  # of an arm's attempts, before its verdict bears a warning
@@ -111,7 +111,7 @@ class Difference:
             words += f" [{gain.low:+.3f}, {gain.high:+.3f}]"
         if self.outcome != "unclear":
             words += f" against {self.baseline}"
-        counts = f"{self.wins} tasks better, {self.losses} worse, {self.ties} equal"
+        counts = f"{many(self.wins, 'task')} better, {self.losses} worse, {self.ties} equal"
         if self.missing:
             counts += f", {self.missing} left out, unscored in one arm"
         words += f" ({counts}; {self._chance})"

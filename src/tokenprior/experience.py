@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tokenprior.task import content_hash
+from tokenprior.text import many
 
 MAX_WORDS = 32  # Source: arXiv 2510.08191, the limit the paper's prompts set for one experience.
 
@@ -127,7 +128,7 @@ class Effect:
     rollouts: int
 
     def __str__(self) -> str:
-        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}] over {self.tasks} tasks"
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}] over {many(self.tasks, 'task')}"
 
     @property
     def hurts(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from tokenprior.library import Library
 from tokenprior.statistics import Interval
+from tokenprior.text import many
 
 # `ships`: it replaces the current library. `open`: it did no worse, but that it did better is not proven; learning goes
 # on from it. `refused`: it did worse; learning goes back to where the step began. `outdone`: it could ship, but the
@@ -50,7 +51,7 @@ class Trial:
     def sentence(self) -> str:
         """What was found, in words."""
         name = "the candidate" if self.part == "whole" else f"part {self.part} of its changes"
-        counts = f"{self.wins} gate tasks better, {self.losses} worse, {self.ties} equal"
+        counts = f"{many(self.wins, 'gate task')} better, {self.losses} worse, {self.ties} equal"
         if self.missing:
             counts += f", {self.missing} unscored"
         figures = f"{_signed(self.gain)} ({counts})"
