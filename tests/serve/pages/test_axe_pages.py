@@ -54,6 +54,7 @@ def site(endpoint_folder: tuple[Path, str]) -> Iterator[tuple[Served, list[str]]
     at = f"/runs/{run}"
     paths = ["/", at, f"{at}/library", f"{at}/versions", f"{at}/lessons/G0", f"{at}/groups"]
     paths += [f"{at}/library/diff?before={versions[0]}&after={versions[-1]}", f"{at}/group?step=0&task={task}"]
+    paths += [f"{at}/edit", f"{at}/edit?op=Merge", f"{at}/edit?op=Delete&id=G0"]
     paths += [f"{at}/attempt?step=0&task={task}&attempt=0", f"{at}/comparison", f"{at}/attempts?trouble=none"]
     paths += [f"/runs/{compared}/comparison/task?task={held_out}", f"{at}/calls", f"{at}/calls/{call}"]
     paths += ["/start", "/start?data=tasks.jsonl", "/nowhere"]
