@@ -8,8 +8,9 @@ from pathlib import Path
 from playwright.sync_api import Page, expect
 
 import story
-from pages_site import Served, served
+from pages_site import Served, aside, served
 from tokenprior.operation import Delete, Modify
+from tokenprior.serve.pages.edit import author
 from tokenprior.serve.pages.report import page_of
 from tokenprior.serve.pages.site import moment
 from tokenprior.store.edits import edit
@@ -73,3 +74,24 @@ def test_what_is_taken_back_leaves_a_trace(own_store: Path, look: Look) -> None:
         expect(page.locator("ol.story")).to_contain_text("reworded by hand, by ana: clearer")
         at = site.store.rows("pins", RUN)[-1]["pinned_at"]
         expect(event).to_contain_text(moment(at))
+
+
+def test_an_edit_is_undone_by_one_button_under_the_name_of_who_did_it(own_store: Path, look: Look) -> None:
+    with served(own_store) as site:
+        before = site.store.library(RUN)
+        edit(site.store, RUN, [Delete(id="G1")], author="ana", reason="no use")
+        page = look(site, f"{BASE}/library")
+        page.get_by_role("button", name="Undo this edit").click()
+        expect(page.get_by_role("button", name="Undo this edit")).to_have_count(0)
+        assert site.store.library(RUN) == before
+        assert site.store.rows("pins", RUN)[-1]["reason"] == f"undone (by {author() or 'the pages'})"
+
+
+def test_a_run_without_a_gate_does_not_speak_of_proof(own_store: Path, look: Look) -> None:
+    aside(story.fill(own_store, "loud", story.loud, gate="none", inclusion_pairs=2, group_size=4, epochs=1))
+    with served(own_store) as site:
+        page = look(site, "/runs/loud-1a2b/library")
+        expect(page.locator("main")).to_contain_text(
+            "this run has no gate, and the last version that it learned has no"
+        )
+        expect(page.locator("main")).not_to_contain_text("proven")

@@ -22,7 +22,7 @@ def test_lessons_stand_with_effect_interval_tokens_age_and_scope(pages: Served, 
     expect(row).to_contain_text("9 tasks")
     expect(row.locator("svg.plot")).to_have_attribute("aria-label", "G0 +0.413 [-0.001, +0.827]")
     cells = row.locator("td").all_inner_texts()
-    assert cells[-3:] == ["3 groups", "18", "5"]
+    assert cells[-3:] == ["3 tasks", "18", "5"]
     expect(page.locator("tbody tr", has_text="G1")).to_contain_text("not measured")
     expect(page.locator("main")).to_contain_text("Learning goes on from another version")
 
@@ -49,6 +49,7 @@ def test_what_learning_goes_on_with_and_is_not_used_stands_apart(pages: Served, 
     page = look(pages, f"{BASE}/library")
     expect(page.get_by_role("heading", name="Not used yet")).to_be_visible()
     expect(page.locator("li", has_text=story.BOTH)).to_contain_text("G0")
+    expect(page.locator("li", has_text="(the words of G0, which is used)")).to_contain_text("G3")
 
 
 def test_a_lesson_measured_to_hurt_says_so(own_store: Path, look: Look) -> None:

@@ -15,6 +15,8 @@ from tokenprior.exports import FORMATS, export
 from tokenprior.library import Library, estimate_tokens
 from tokenprior.plot import plot, strip, tone_of
 from tokenprior.prior import TokenPrior
+from tokenprior.serve.pages.edit import author
+from tokenprior.serve.pages.run import gated
 from tokenprior.serve.pages.site import SITE, ask, plain_text, quoted, render, run_of
 from tokenprior.serve.pages.words import word_diff
 from tokenprior.store import RunRecord, Store
@@ -93,11 +95,13 @@ async def versions(request: web.Request) -> web.Response:
     found = await ask(store.versions, record.id)
     used = await ask(store.library, record.id)
     pins = await ask(store.rows, "pins", record.id)
-    return render(request, "versions.html", run=record, versions=found[::-1], used=used.version, pins=pins[::-1])
+    return render(
+        request, "versions.html", run=record, versions=found[::-1], used=used.version, pins=pins[::-1], author=author()
+    )
 
 
 def _shown(store: Store, record: RunRecord, at: str | None, sort: str) -> dict[str, Any]:
-    steps = store.rows("steps", record.id, without=("observations", "shipped"))
+    steps = store.rows("steps", record.id, without=("observations",))
     shown, used = store.library(record.id, at), store.library(record.id)
     learning = Library.from_json(steps[-1]["library"]) if steps else used
     pins = store.rows("pins", record.id)
@@ -113,8 +117,28 @@ def _shown(store: Store, record: RunRecord, at: str | None, sort: str) -> dict[s
         "prior_tokens": estimate_tokens(TokenPrior.of(shown).text) if len(shown) else 0,
         "gone": gone[:MOST_GONE],
         "more_gone": max(0, len(gone) - MOST_GONE),
-        "waiting": [one for one in learning if one.line not in {u.line for u in used}] if at is None else [],
+        "waiting": _waiting(used, learning, steps) if at is None else [],
+        "undo": pins[-2]["version"] if len(pins) > 1 else None,
+        "edited": any(row["edited_version"] == used.version for row in store.rows("edits", record.id)),
+        "gated": gated(store, record),
+        "author": author(),
     }
+
+
+def _waiting(used: Library, learning: Library, steps: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What learning goes on with and is not used in these words, each with how that came: `how` is empty for what waits
+    to be proven, and says so of what a person replaced and of what says the same as another lesson that is used."""
+    ships = Library.from_json(steps[-1]["shipped"]) if steps else used
+    shipped = {one.id: one.line for one in ships}
+    same = {one.line: one.id for one in used}
+    rows: list[dict[str, Any]] = []
+    for one in learning:
+        if one.id in used and used[one.id].line == one.line:
+            continue
+        how = "replaced or taken out by hand" if shipped.get(one.id) == one.line else ""
+        how = f"the words of {same[one.line]}, which is used" if one.line in same else how
+        rows.append({"experience": one, "how": how})
+    return rows
 
 
 def _lines(shown: Library, steps: Sequence[dict[str, Any]], used: Library, learning: Library) -> list[Line]:
