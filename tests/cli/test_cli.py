@@ -169,7 +169,7 @@ def test_export_and_import_go_round(home: Path, tmp_path: Path) -> None:
         said, _ = tokenprior("export", "demo", "--form", form, "--to", file, cwd=home)
         assert said == ""
         said, _ = tokenprior("import", file, "--to", back, cwd=home)
-        assert ": 1 experiences, library " in said
+        assert ": 1 experience, library " in said
         version[form] = import_library(back).version
     assert len(set(version.values())) == 1
     text, _ = tokenprior("export", "demo", cwd=home)
@@ -188,7 +188,7 @@ def test_export_and_import_say_in_one_line_what_is_wrong(home: Path, tmp_path: P
     assert "No such file or directory" in one_line(error)
     (tmp_path / "l.yaml").write_text("a: 1\n", encoding="utf-8")
     _, error = tokenprior("import", tmp_path / "l.yaml", "--to", tmp_path / "o.json", cwd=home, code=2)
-    assert "l.yaml: expected the reference's agent YAML" in one_line(error)
+    assert "l.yaml: no library: expected the reference's agent YAML" in one_line(error)
 
 
 def test_diff_shows_what_changed_entry_by_entry(home: Path, tmp_path: Path) -> None:

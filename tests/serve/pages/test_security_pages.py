@@ -114,9 +114,7 @@ async def test_a_change_needs_cookie_origin_and_form_token(pages: Served) -> Non
 
 async def test_a_get_changes_nothing(pages: Served) -> None:
     assert await status(pages, "/runs/story-1a2b/pin?version=&reason=x") == 405
-    assert await status(pages, "/runs/story-1a2b/edit?op=Delete&id=G0&reason=x&author=x") == 400, (
-        "a form for one lesson"
-    )
+    assert await status(pages, "/runs/story-1a2b/edit?op=Delete&id=G0&reason=x&author=x") == 200, "a form that asks"
     assert pages.store.rows("edits", "story-1a2b") == []
 
 
