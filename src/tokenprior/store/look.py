@@ -29,6 +29,7 @@ class RunLine:
         gain: with its interval, of the newest comparison of the same name: the first arm against the baseline.
         outcome: of that comparison, as `Difference.outcome` has it.
         spent: tokens and money so far.
+        edited: whether what is used was edited by hand.
     """
 
     run: RunRecord
@@ -36,6 +37,7 @@ class RunLine:
     gain: Mapping[str, Any] | None
     outcome: str
     spent: Usage
+    edited: bool = False
 
     @property
     def data(self) -> str:
@@ -76,6 +78,7 @@ def runs(
         found = [RunRecord.of(row._mapping) for row in connection.execute(query)]
         spent = _spent(connection, [run.id for run in found])
         compared = _compared(connection, found)
+        edited = _edited(connection, [run.id for run in found])
         return [
             RunLine(
                 run=run,
@@ -83,11 +86,24 @@ def runs(
                 gain=compared[run.id][1]["gain"] if run.id in compared else None,
                 outcome=compared[run.id][1]["outcome"] if run.id in compared else "",
                 spent=spent.get(run.id, Usage()),
+                edited=run.id in edited,
             )
             for run in found
         ]
 
     return store.read(read)
+
+
+def _edited(connection: sa.Connection, runs: Sequence[str]) -> set[str]:
+    """Of some runs those whose used library came of an edit by hand: edits are pinned."""
+    pins, edits = schema.pins.c, schema.edits.c
+    newest = sa.select(pins.run, sa.func.max(pins.sequence)).where(pins.run.in_(runs)).group_by(pins.run)
+    query = (
+        sa.select(pins.run)
+        .join(schema.edits, (edits.run == pins.run) & (edits.edited_version == pins.version))
+        .where(sa.tuple_(pins.run, pins.sequence).in_(newest))
+    )
+    return set(connection.execute(query).scalars())
 
 
 def doing(run: RunRecord) -> str:

@@ -30,11 +30,13 @@ def test_a_gain_is_not_shown_as_that_of_a_library_edited_since(own_store: Path, 
             page = look(site, path)
             expect(page.locator("main")).to_contain_text(said)
             expect(page.locator("main")).to_contain_text("+0.388")
+        expect(look(site, "/").locator(f"[id='run-{RUN}']")).to_contain_text("used now: edited by hand")
         report = page_of(site.store, site.store.find_run(RUN))
         assert said in report
         assert "It was edited by hand by bob: x" in report
         site.store.pin(RUN, None, "undone")
         expect(look(site, BASE).locator("#now")).not_to_contain_text("not measured")
+        expect(look(site, "/").locator("main")).not_to_contain_text("edited by hand")
 
 
 def test_a_lesson_of_two_wordings_leads_with_the_words_that_are_used(pages: Served, look: Look) -> None:
