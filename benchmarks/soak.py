@@ -396,7 +396,7 @@ def checks(account: Account, upstream: Upstream, proxy: Served, watched: Watched
     unrecorded = unknown & upstream.seen.keys()
     statuses = {number: rows[number][0]["status"] for number in left & rows.keys()}
     gone = sum(status == 499 for status in statuses.values())
-    odd = sum(status not in (499, 200, _status(number)) for number, status in statuses.items())
+    odd = sum(status not in (499, 200) for status in statuses.values())
     yield (
         "clients that left; known to have; otherwise; not in the store; seen upstream",
         f"{len(left)}; {gone}; {odd}; {len(unknown)}; {len(unrecorded)}",

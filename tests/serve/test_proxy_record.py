@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -314,3 +315,28 @@ def test_a_reply_reads_the_same_however_it_is_cut(cuts: list[int], keep: bool, r
         whole.input_tokens,
         whole.output_tokens,
     ]
+
+
+async def test_a_client_that_leaves_just_as_a_piece_comes_is_no_failure_of_the_upstream(tmp_path: Path) -> None:
+    """Both happen in one turn of the loop: the connection is closing, and nobody was told yet."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    piece = b"6\r\ndata: \r\n"
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        async with proxied(tmp_path, address, holdout=0.1) as proxy:
+            with socket.create_connection(("127.0.0.1", proxy.port)) as leaving:
+                length = f"Content-Length: {len(ASKED)}\r\n\r\n".encode()
+                leaving.sendall(b"POST " + CHATS.encode() + b" HTTP/1.1\r\nHost: localhost\r\n" + length + ASKED)
+                leaving.setblocking(False)
+                upstream, _ = await loop.sock_accept(listener)
+                with upstream:
+                    await loop.sock_recv(upstream, 65536)
+                    await loop.sock_sendall(upstream, head + piece)
+                    while b"data: " not in await loop.sock_recv(leaving, 65536):
+                        pass
+                    upstream.send(piece)
+                    leaving.close()
+    (served,) = recorded(tmp_path)
+    assert served.status == 499

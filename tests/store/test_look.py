@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 import story
+from old_store import store_of
 from tokenprior.errors import StoreError
 from tokenprior.models.base import CallKey, Reply, Request
 from tokenprior.progress import Progress
@@ -124,20 +125,8 @@ async def test_attempts_without_a_reward_are_counted_by_reason(tmp_path: Path) -
 
 async def test_an_older_store_has_its_figures_filled_in(tmp_path: Path) -> None:
     """As if it had been written before the columns were there."""
-    from alembic import command
-    from alembic.config import Config
-
-    import tokenprior.store
-
     path = tmp_path / "s.db"
-    engine = sa.create_engine(f"sqlite:///{path}")
-    with engine.connect() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(Path(tokenprior.store.__file__).parent / "migrations"))
-        config.set_main_option("path_separator", "os")
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0003")
-    engine.dispose()
+    store_of(path, "0003")
     with open_store(tmp_path / "new.db") as store:
         await fill(store)
         wanted = {table: store.rows(table, "r-1") for table in ("rollouts", "calls")}

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from old_store import store_of
 from tokenprior.errors import ConfigError, NotFound, RunLocked, StoreError
 from tokenprior.experience import Experience
 from tokenprior.library import Applied, Library
@@ -639,20 +640,8 @@ async def test_versions_of_steps_without_a_trial(store: Store) -> None:
 
 
 async def test_a_store_from_before_the_gate_is_migrated_and_everything_in_it_shipped(tmp_path: Path) -> None:
-    from alembic import command
-    from alembic.config import Config
-
-    import tokenprior.store
-
     path = tmp_path / "s.db"
-    engine = sa.create_engine(f"sqlite:///{path}")
-    with engine.connect() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(Path(tokenprior.store.__file__).parent / "migrations"))
-        config.set_main_option("path_separator", "os")
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-    engine.dispose()
+    store_of(path, "0001")
     with sqlite3.connect(path) as raw:
         run = ("r-1", "r", "learn", "{}", "done", "", 1.0, 1.0)
         raw.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", run)

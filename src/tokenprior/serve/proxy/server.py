@@ -287,12 +287,12 @@ class Crossing:
             self.end()  # a reward may come as soon as the client has seen the end
             await back.write_eof()
         except (ClientError, OSError):
-            if request.transport is None or request.protocol.writing_paused:
-                self._status = _GONE
-            else:
-                self._status = 0
-            if request.transport is not None:
-                request.transport.abort()  # so that the client sees that it is no end
+            # A connection that is closing is the client's doing: seen before the handler is cancelled for it.
+            client = request.transport
+            left = client is None or client.is_closing() or request.protocol.writing_paused
+            self._status = _GONE if left else 0
+            if client is not None:
+                client.abort()  # so that the client sees that it is no end
 
     def _told(self) -> dict[str, str]:
         """What the client is told of what stood before its request."""
