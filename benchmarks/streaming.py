@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 
 from tokenprior.agents.chat import ChatAgent
-from tokenprior.config import EndpointSettings, LearnConfig
+from tokenprior.config import LearnConfig
+from tokenprior.endpoint_settings import EndpointSettings
 from tokenprior.learn import learn
 from tokenprior.models.base import Request
 from tokenprior.models.budget import Budget, Limits

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 import world
-from tokenprior.config import EndpointSettings
+from tokenprior.endpoint_settings import EndpointSettings
 from tokenprior.learn import learn
 from tokenprior.models.budget import Budget, Limits
 from tokenprior.models.connect import Connections

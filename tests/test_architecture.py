@@ -36,7 +36,18 @@ VERBS = {
 }  # fmt: skip
 FAMILIES = {"agents", "verifiers", "models", "tools", "prompts", "store", "exports", "logs"}
 DOORS = {"cli", "serve", "__main__", "wrappers"}
-GROUND = {"errors", "config", "settings", "agent_settings", "options", "source", "sqlite_query", "load", "draft"}
+GROUND = {
+    "errors",
+    "config",
+    "settings",
+    "agent_settings",
+    "endpoint_settings",
+    "options",
+    "source",
+    "sqlite_query",
+    "load",
+    "draft",
+}
 
 # Files that the members of a family stand on beside their base.
 FAMILY_GROUND = {
@@ -75,7 +86,7 @@ EXCEPTIONS = {
     ("verifiers", "logs"): "and their rewards a verifier's",
     ("store", "models"): "the store is the ledger of calls, by its protocol",
     ("store", "tools"): "and of the calls of tools",
-    ("config", "models"): "settings become limits, prices and retry policies",
+    ("endpoint_settings", "models"): "settings become limits, prices and retry policies",
 }
 ASSEMBLERS = {"models.connect", "verifiers", "tools", "logs", "exports", "store", "models.embedded_server"}
 
@@ -148,7 +159,7 @@ def test_members_of_a_family_import_their_base_and_the_nouns(module: str) -> Non
         elif top(name) in FAMILIES:
             assert (family, top(name)) in EXCEPTIONS, f"{module} imports {name}"
             assert name == f"{top(name)}.base", f"{module} imports {name}, and not the protocol"
-        elif name == "config":
+        elif name in ("config", "endpoint_settings"):
             assert module in ASSEMBLERS, f"{module} imports the config"
         else:
             below = {"errors", "source", "sqlite_query", "options", "flow"}
@@ -175,7 +186,7 @@ def test_verbs_import_no_member_of_a_family() -> None:
 
 
 def test_what_settings_import_of_a_family_is_values() -> None:
-    found = {name for name in own(MODULES["config"]) if top(name) in FAMILIES}
+    found = {name for name in own(MODULES["endpoint_settings"]) if top(name) in FAMILIES}
     assert found <= {"models.budget", "models.prices", "models.retried"}
 
 

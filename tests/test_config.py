@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tokenprior.config import BudgetSettings, Config, EvaluateConfig, LearnConfig, load_config
+from tokenprior.config import Config, EvaluateConfig, LearnConfig, load_config
+from tokenprior.endpoint_settings import BudgetSettings
 from tokenprior.errors import ConfigError
 from tokenprior.forecast import forecast
 from tokenprior.task import Task

@@ -11,7 +11,7 @@ import pytest
 
 import world
 from fake_openai import EMPTY, FINAL, PASSING, RATE_LIMITS, REFUSED, FakeOpenAI
-from tokenprior.config import EndpointSettings
+from tokenprior.endpoint_settings import EndpointSettings
 from tokenprior.errors import ModelError
 from tokenprior.learn import LearnResult, learn
 from tokenprior.library import Library

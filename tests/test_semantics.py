@@ -16,8 +16,9 @@ import pytest
 import world
 from tokenprior.advantage import Advantage, LeakGuard, Lesson, parse_lessons
 from tokenprior.audit import audit
-from tokenprior.config import EndpointSettings, EvaluateConfig, LearnConfig, LibrarySettings, PriorSettings
+from tokenprior.config import EvaluateConfig, LearnConfig, LibrarySettings, PriorSettings
 from tokenprior.contrast import bundles, contrast, question_for
+from tokenprior.endpoint_settings import EndpointSettings
 from tokenprior.errors import TokenpriorError
 from tokenprior.evaluate import compare
 from tokenprior.experience import Effect, Experience, parse_id

@@ -14,13 +14,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, FiniteFloat, ValidationError, field_validator, model_validator
 
 from tokenprior.agent_settings import AgentSettings
+from tokenprior.endpoint_settings import BudgetSettings, EndpointSettings, PriceSettings
 from tokenprior.errors import ConfigError
 from tokenprior.experience import MAX_WORDS
 from tokenprior.library import Bounds
 from tokenprior.load import HUB
-from tokenprior.models.budget import Limits
-from tokenprior.models.prices import Price
-from tokenprior.models.retried import RetryPolicy
 from tokenprior.prior import Rendering
 from tokenprior.private import PrivatePolicy
 from tokenprior.redact import redact
@@ -177,61 +175,6 @@ class EvaluateConfig(Settings):
         if not value[0] < value[1]:
             raise ValueError("expected the lowest reward and then a higher one")
         return value
-
-
-class BudgetSettings(Settings):
-    """Hard limits; `None` is none. Money, tokens and calls count over all invocations of a run, minutes over one."""
-
-    usd: Annotated[float, Field(gt=0)] | None = None
-    tokens: Count | None = None
-    calls: Count | None = None
-    minutes: Annotated[float, Field(gt=0)] | None = None
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(usd=self.usd, tokens=self.tokens, calls=self.calls, minutes=self.minutes)
-
-
-class PriceSettings(Settings):
-    """US dollars for a million tokens."""
-
-    input: Annotated[float, Field(ge=0)]
-    output: Annotated[float, Field(ge=0)]
-    cached: Annotated[float, Field(ge=0)] | None = None
-
-    @property
-    def price(self) -> Price:
-        return Price(input=self.input, output=self.output, cached=self.cached)
-
-
-class EndpointSettings(Settings):
-    """How calls reach models.
-
-    Attributes:
-        concurrency: the most calls in flight to one endpoint; `None` is 32, and for the embedded model its slots.
-        attempts: tries of a call that fails for another reason than a rate limit.
-        backoff_s: the wait before the second try; it doubles.
-        patience_s: how long an endpoint may answer nothing but rate limits.
-        key_variable: environment variable with the key of `http://...#model` endpoints.
-        json_schema: hold replies of the learning model to a schema; `None` does so for the embedded model and OpenAI.
-        slots: of the embedded model.
-        context: tokens of context of each slot of the embedded model.
-        threads: of the embedded model; `None` is one for each core.
-    """
-
-    concurrency: Count | None = None
-    attempts: Count = 5
-    backoff_s: Annotated[float, Field(gt=0)] = 0.5
-    patience_s: Annotated[float, Field(gt=0)] = 900.0
-    key_variable: str | None = None
-    json_schema: bool | None = None
-    slots: Count = 4
-    context: Annotated[int, Field(ge=512)] = 4_096
-    threads: Count | None = None
-
-    @property
-    def policy(self) -> RetryPolicy:
-        return RetryPolicy(attempts=self.attempts, backoff_s=self.backoff_s, patience_s=self.patience_s)
 
 
 class SplitSettings(Settings):

@@ -20,7 +20,7 @@ from tokenprior.redact import redact
 from tokenprior.text import shorten
 
 if TYPE_CHECKING:
-    from tokenprior.config import EndpointSettings
+    from tokenprior.endpoint_settings import EndpointSettings
     from tokenprior.models.embedded import EmbeddedServer
     from tokenprior.models.provider import ProviderModel
 
