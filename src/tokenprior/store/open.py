@@ -25,7 +25,7 @@ from tokenprior.text import shorten
 
 T = TypeVar("T")
 
-NEWEST = "0004"
+NEWEST = "0005"
 
 
 def open_store(where: str | Path) -> Store:
