@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,15 @@ from tokenprior.rollout import Rollout
 from tokenprior.task import Task
 
 GroupKind = Literal["mixed", "all_fail", "all_success", "unscored"]
+
+
+def kind_of(values: Sequence[float], *, success_at: float = 1.0, threshold: float = 0.0) -> GroupKind:
+    """What attempts of such rewards can teach; see `Group.kind`."""
+    if not values:
+        return "unscored"
+    if max(values) - min(values) > threshold:
+        return "mixed"
+    return "all_success" if min(values) >= success_at else "all_fail"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +87,7 @@ class Group:
             success_at: the reward from which an attempt counts as a success.
             threshold: the spread above which attempts contrast with each other.
         """
-        values = self.rewards_G
-        if not values:
-            return "unscored"
-        if self.has_contrast(threshold):
-            return "mixed"
-        return "all_success" if min(values) >= success_at else "all_fail"
+        return kind_of(self.rewards_G, success_at=success_at, threshold=threshold)
 
     def _repr_html_(self) -> str:
         """For a notebook."""
