@@ -1,11 +1,15 @@
-"""Prices: what a call costs. A price that is not known is `None`, never zero."""
+"""Prices: what a call may cost and what it did. A price that is not known is `None`, never zero."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from tokenprior.library import estimate_tokens
+from tokenprior.models.base import CallFailed, Reply, Request
 from tokenprior.rollout import Usage
+
+NOTHING = Usage(calls=1, cost_usd=0.0)  # of a call that was made, and cost nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,3 +57,45 @@ def priced(usage: Usage, model: str, prices: Mapping[str, Price]) -> Usage:
     except (LookupError, ValueError):
         return replace(usage, cost_usd=None)
     return replace(usage, cost_usd=float(price_calculation.total_price))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meter:
+    """Counts what the calls of one model use.
+
+    Attributes:
+        name: of the model.
+        prices: the user's table by such names.
+        share: of the price that is charged; a batch costs less than its calls one by one.
+    """
+
+    name: str
+    prices: Mapping[str, Price]
+    share: float = 1.0
+
+    def most(self, request: Request) -> Usage:
+        """The most a call may use: all of its prompt as fresh input, all of its token limit as output."""
+        return self._priced(Usage(calls=1, input_tokens=request.most_input_tokens, output_tokens=request.max_tokens))
+
+    def counted(self, reply: Reply, most: Usage) -> Reply:
+        """A reply with what it cost.
+
+        Args:
+            most: what was reserved for it.
+        """
+        usage = replace(reply.usage, calls=1)
+        if not usage.input_tokens and not usage.output_tokens:
+            # Some endpoints count nothing. What is not counted would be outside of every budget.
+            written = estimate_tokens(reply.text + "".join(call.arguments for call in reply.tool_calls))
+            usage = replace(usage, input_tokens=most.input_tokens, output_tokens=written)
+        return replace(reply, usage=self._priced(usage))
+
+    def charged(self, failure: CallFailed, most: Usage) -> Usage:
+        """A refusal costs nothing; a reply that never came whole may have been paid for, and counts in full."""
+        if failure.kind in ("rate-limit", "unreachable") or failure.kind.startswith("http-"):
+            return NOTHING
+        return most
+
+    def _priced(self, usage: Usage) -> Usage:
+        full = priced(usage, self.name, self.prices)
+        return full if full.cost_usd is None else replace(full, cost_usd=full.cost_usd * self.share)

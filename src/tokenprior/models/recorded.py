@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
 
-from tokenprior.library import estimate_tokens
 from tokenprior.models.base import CallFailed, Ledger, Model, Reply, Request
 from tokenprior.models.budget import Budget
-from tokenprior.models.prices import Price, priced
+from tokenprior.models.prices import NOTHING, Meter, Price
 from tokenprior.rollout import Usage
 
 
@@ -39,16 +37,16 @@ class MeteredModel:
     """A model whose every try is budgeted, priced and written down."""
 
     def __init__(self, inner: Model, ledger: Ledger, budget: Budget, prices: Mapping[str, Price]) -> None:
-        self._inner, self._ledger, self._budget, self._prices = inner, ledger, budget, prices
+        self._inner, self._ledger, self._budget = inner, ledger, budget
+        self._meter = Meter(name=inner.name, prices=prices)
 
     @property
     def name(self) -> str:
         return self._inner.name
 
     def most(self, request: Request) -> Usage:
-        """The most this call may use: all of its prompt as fresh input, all of its token limit as output."""
-        usage = Usage(calls=1, input_tokens=request.most_input_tokens, output_tokens=request.max_tokens)
-        return priced(usage, self.name, self._prices)
+        """See `Meter.most`."""
+        return self._meter.most(request)
 
     async def answer(self, request: Request) -> Reply:
         """See `Model.answer`."""
@@ -60,28 +58,17 @@ class MeteredModel:
             try:
                 reply = await self._inner.answer(request)
             except CallFailed as failure:
-                used = self._charged(failure, most)
+                used = self._meter.charged(failure, most)
                 await self._ledger.call_failed(call, failure.kind, failure.detail, used)
                 raise
             except Exception as error:
-                used = Usage(calls=1, cost_usd=0.0)
+                used = NOTHING
                 await self._ledger.call_failed(call, "error", str(error), used)
                 raise
-            usage = replace(reply.usage, calls=1)
-            if not usage.input_tokens and not usage.output_tokens:
-                # Some endpoints count nothing. What is not counted would be outside of every budget.
-                written = estimate_tokens(reply.text + "".join(call.arguments for call in reply.tool_calls))
-                usage = replace(usage, input_tokens=most.input_tokens, output_tokens=written)
-            usage = priced(usage, self.name, self._prices)
-            reply, used = replace(reply, usage=usage), usage
+            reply = self._meter.counted(reply, most)
+            used = reply.usage
             # A paid reply is written down even if the run is being stopped just now.
             await asyncio.shield(self._ledger.call_done(call, reply))
             return reply
         finally:
             self._budget.settle(ticket, used)
-
-    def _charged(self, failure: CallFailed, most: Usage) -> Usage:
-        """A refusal costs nothing; a reply that never came whole may have been paid for, and counts in full."""
-        if failure.kind in ("rate-limit", "unreachable") or failure.kind.startswith("http-"):
-            return Usage(calls=1, cost_usd=0.0)
-        return most
