@@ -19,9 +19,9 @@ from tokenprior.config import LearnConfig
 from tokenprior.effects import ENOUGH, Observation, estimate, halves, measure, observed
 from tokenprior.experience import Effect
 from tokenprior.group import Group
-from tokenprior.learn import group_priors
 from tokenprior.library import Bounds
 from tokenprior.operation import Add, Delete, Keep, Merge, Modify
+from tokenprior.practise import group_priors
 from tokenprior.reward import Reward
 from tokenprior.rollout import Rollout
 from tokenprior.store import open_store

@@ -17,6 +17,16 @@ from tokenprior.rollout import Rollout
 from tokenprior.task import Task, content_hash
 from tokenprior.verifiers.base import Verifier
 
+# Attempts whose group is begun and not done with. One that waits for a slot takes about 10 KB, so this is 40 MB. It is
+# far more than an endpoint has slots, for with heavy tails most of the attempts of a group are over, and wait for its
+# last one or for its lessons, while it still holds its places.
+AT_ONCE = 4_096
+
+
+def groups_at_once(attempts: int, places: int = AT_ONCE) -> int:
+    """How many groups of so many attempts are to be begun and not done with at the same time."""
+    return max(1, places // max(1, attempts))
+
 
 class Shelf(Protocol):
     """Where rollouts are kept and found again; the store of a run is one."""

@@ -11,14 +11,15 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from tokenprior.agents.base import Agent
-from tokenprior.attempt import attempt
+from tokenprior.attempt import attempt, groups_at_once
 from tokenprior.config import LearnConfig
 from tokenprior.effects import ENOUGH, Observation, halves, measure, observed
 from tokenprior.errors import ConfigError, TokenpriorError
 from tokenprior.experience import Effect
-from tokenprior.flow import all_of
+from tokenprior.flow import in_turn
 from tokenprior.group import Group
 from tokenprior.library import Library
 from tokenprior.prior import TokenPrior
@@ -89,7 +90,8 @@ async def audit(
     effects: dict[str, Effect] = {}
     left, row = rollouts // 2, 0
 
-    async def pair(task: Task, row: int, varied: Sequence[str], fixed: frozenset[str]) -> Group:
+    async def pair(at: tuple[int, Task], *, varied: Sequence[str], fixed: frozenset[str]) -> Group:
+        row, task = at
         parts = halves(varied, row=row, seed=f"{config.seed}/{','.join(varied)}")
         return await attempt(
             task,
@@ -105,7 +107,8 @@ async def audit(
     while left and (varied := [i for i in ids if i not in _settled(effects)]):
         fixed = frozenset(i for i in _settled(effects) if effects[i].mean > 0)
         batch = order[:left]
-        made = await all_of(pair(task, row + place, varied, fixed) for place, task in enumerate(batch))
+        paired = partial(pair, varied=varied, fixed=fixed)
+        made = await in_turn(paired, list(enumerate(batch, start=row)), at_once=groups_at_once(2))
         observations += observed(made, library, row // len(order))
         groups += made
         effects = measure(library, observations)

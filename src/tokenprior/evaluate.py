@@ -12,11 +12,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 from tokenprior.agents.base import Agent
 from tokenprior.arm import ArmReport, Design, best_constant, report_arm, rewards_of
-from tokenprior.attempt import side_by_side
+from tokenprior.attempt import groups_at_once, side_by_side
 from tokenprior.comparison import Comparison, differ, is_decided, task_differences
 from tokenprior.config import EvaluateConfig
 from tokenprior.errors import ConfigError
-from tokenprior.flow import all_of
+from tokenprior.flow import in_turn
 from tokenprior.group import Group
 from tokenprior.library import Library
 from tokenprior.prior import Rendering, TokenPrior
@@ -123,7 +123,7 @@ async def compare(
 
     done: list[Task] = []
     for some in _looks(tasks, len(distinct) * config.k, design):
-        made = await all_of(on(task) for task in some)
+        made = await in_turn(on, some, at_once=groups_at_once(len(distinct) * config.k))
         done += some
         for place, fingerprint in enumerate(distinct):
             groups[fingerprint] += [of_task[place] for of_task in made]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 from tokenprior.errors import TokenpriorError
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -28,3 +29,25 @@ async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
+
+
+async def in_turn(do: Callable[[S], Coroutine[Any, Any, T]], over: Sequence[S], *, at_once: int) -> list[T]:
+    """Do the same for many things, begun in their order and `at_once` of them side by side; the results in their order.
+
+    Ends as `all_of` does; after an error nothing more is begun. What is not begun takes no memory.
+    """
+    results: dict[int, T] = {}
+    waiting = enumerate(over)
+    broken = False
+
+    async def worker() -> None:
+        nonlocal broken
+        while not broken and (item := next(waiting, None)):
+            try:
+                results[item[0]] = await do(item[1])
+            except BaseException:
+                broken = True
+                raise
+
+    await all_of(worker() for _ in range(min(at_once, len(over))))
+    return [results[place] for place in range(len(over))]

@@ -1,9 +1,9 @@
 """Learn: the loop over steps. Streaming, resumable, within its budget.
 
-Order of events of a step: every task's group flows on its own from rollouts to rewards to its advantage while others
-are still rolling out; the one thing that waits for all is the library update. Lessons that were measured to hurt are
-deleted first. The candidate goes through the gate, and the step is written in one transaction. A finished step is never
-done again: the same call with the same run goes on behind it.
+Order of events of a step: its tasks are practised, each group flowing on its own to its advantage (`practise.py`); the
+one thing that waits for all is the library update. Lessons that were measured to hurt are deleted first. The candidate
+goes through the gate, and the step is written in one transaction. A finished step is never done again: the same call
+with the same run goes on behind it.
 
 Two libraries are carried along: what learning goes on from, and what ships. Without a gate they are one, as in the
 paper.
@@ -20,19 +20,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tokenprior.advantage import Advantage, LeakGuard
-from tokenprior.agents.base import Agent, PastAgent
-from tokenprior.attempt import attempt
+from tokenprior.agents.base import Agent
 from tokenprior.config import LearnConfig
-from tokenprior.contrast import bundles, contrast
-from tokenprior.effects import halves, measure, observed
+from tokenprior.effects import measure, observed
 from tokenprior.epoch import Step, plan_steps
 from tokenprior.errors import BudgetReached, ConfigError, ModelError, TokenpriorError
-from tokenprior.flow import all_of
 from tokenprior.group import Group
 from tokenprior.library import Library
 from tokenprior.models.base import Model
 from tokenprior.operation import Delete
-from tokenprior.prior import TokenPrior
+from tokenprior.practise import practise
 from tokenprior.progress import Progress, Tracker
 from tokenprior.prove import Gate, allowance, prove
 from tokenprior.revise import Revision, revise
@@ -155,7 +152,17 @@ class _Loop:
     async def take(self, step: Step, stands: StepEnd, ends: Sequence[StepEnd], *, steps_left: int) -> StepEnd:
         """One step, from where the run stands to where it stands then."""
         config, run = self.config, self.record.run
-        groups, advantages = await self._groups(step, stands.library)
+        groups, advantages = await practise(
+            step,
+            stands.library,
+            agent=self.agent,
+            verifier=self.verifier,
+            model=self.model,
+            record=self.record,
+            config=config,
+            guard=self.guard,
+            tracker=self.tracker,
+        )
         _require_progress(groups, advantages, config)
         seen = observed(groups, stands.library, step.index)
         self.tracker.change(phase="library update")
@@ -191,41 +198,6 @@ class _Loop:
         await self.record.save_step(step.index, step.epoch, applied, trials, end)
         return end
 
-    async def _groups(self, step: Step, library: Library) -> tuple[list[Group], list[Advantage]]:
-        config, tracker = self.config, self.tracker
-        past = self.agent if isinstance(self.agent, PastAgent) else None
-        tracker.phase("rollouts", total=sum(past.count(t) if past else config.group_size for t in step.tasks))
-        places = {task.id: place for place, task in enumerate(step.tasks)}
-
-        async def attempted(task: Task) -> Group:
-            place = step.index * len(step.tasks) + places[task.id]
-            priors = [TokenPrior()] * past.count(task) if past else group_priors(library, task, config, place=place)
-            return await attempt(
-                task,
-                priors,
-                agent=self.agent,
-                verifier=self.verifier,
-                shelf=self.record,
-                step=step.index,
-                on_rollout=tracker.rollout,
-            )
-
-        async def flow(tasks: Sequence[Task]) -> tuple[list[Group], list[Advantage]]:
-            groups = await all_of(attempted(task) for task in tasks)
-            seen = library if config.library_in_contrast else Library()
-            advantages = await contrast(
-                groups, seen, model=self.model, config=config, guard=self.guard, step=step.index
-            )
-            for advantage in advantages:
-                await self.record.save_advantage(step.index, advantage)
-            lessons = sum(len(advantage.lessons) for advantage in advantages)
-            tracker.change(groups=tracker.now.groups + len(groups), lessons=tracker.now.lessons + lessons)
-            return groups, advantages
-
-        flowed = await all_of(flow(bundle) for bundle in bundles(step.tasks, config))
-        groups = [group for bundle, _ in flowed for group in bundle]
-        return groups, [advantage for _, advantages in flowed for advantage in advantages]
-
     async def _trials(
         self, candidate: Library, shipped: Library, figures: Sequence[dict[str, Any]], steps_left: int
     ) -> tuple[Trial, ...]:
@@ -243,22 +215,6 @@ class _Loop:
             tried=tried,
             tracker=self.tracker,
         )
-
-
-def group_priors(library: Library, task: Task, config: LearnConfig, *, place: int) -> list[TokenPrior]:
-    """What each of the G attempts of a group sees: the whole library, and in the last of them pairs of parts.
-
-    Args:
-        place: of the task in the run; the design goes on from task to task and from step to step.
-    """
-    rendering = config.prior.rendering
-    whole = TokenPrior.of(library, rendering, question=task.question)
-    pairs = config.pairs if whole.included else 0
-    priors = [whole] * (config.group_size - 2 * pairs)
-    for pair in range(pairs):
-        for part in halves(whole.included, row=place * pairs + pair, seed=f"{config.seed}/{library.version}"):
-            priors.append(TokenPrior.of(library.only(part), rendering, question=task.question))
-    return priors
 
 
 def _outcome(

@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tokenprior.agents.base import Agent
-from tokenprior.attempt import side_by_side
+from tokenprior.attempt import groups_at_once, side_by_side
 from tokenprior.config import LearnConfig
 from tokenprior.errors import TokenpriorError
-from tokenprior.flow import all_of
+from tokenprior.flow import in_turn
 from tokenprior.group import Group
 from tokenprior.library import Library
 from tokenprior.prior import TokenPrior
@@ -84,23 +84,24 @@ async def prove(
         return ()
     k = config.gate_k * (1 + looks)
 
-    async def on(task: Task, libraries: Sequence[Library]) -> list[Group]:
-        return await side_by_side(
-            task,
-            [TokenPrior.of(library, config.prior.rendering, question=task.question) for library in libraries],
-            k=k,
-            agent=gate.agent,
-            verifier=verifier,
-            shelf=record,
-            phase="gate",  # always step 0: the attempts with one prior serve every step
-            on_rollout=tracker.rollout,
-        )
-
     async def compared(libraries: Sequence[tuple[str, Library]], level: float) -> list[Trial]:
         every = [current, *(library for _, library in libraries)]
         tracker.phase("gate", total=len(gate.tasks) * k * len(every))
+
+        async def on(task: Task) -> list[Group]:
+            return await side_by_side(
+                task,
+                [TokenPrior.of(library, config.prior.rendering, question=task.question) for library in every],
+                k=k,
+                agent=gate.agent,
+                verifier=verifier,
+                shelf=record,
+                phase="gate",  # always step 0: the attempts with one prior serve every step
+                on_rollout=tracker.rollout,
+            )
+
         # Side by side in time, so that whatever drifts at the endpoint drifts for all.
-        made = await all_of(on(task, every) for task in gate.tasks)
+        made = await in_turn(on, gate.tasks, at_once=groups_at_once(k * len(every)))
         baseline, *groups = ([of_task[place] for of_task in made] for place in range(len(every)))
         return [
             decide(library, current, part=part, groups=these, baseline=baseline, level=level, config=config)
