@@ -15,13 +15,13 @@ import sys
 import tokenprior.session  # noqa: F401
 from tokenprior.cli import main
 from tokenprior.models.base import CallFailed, CallKey, Request
-from tokenprior.models.provider import ProviderModel
+from tokenprior.models.forward import ForwardModel
 from tokenprior.rollout import Message
 
 
 async def warm() -> None:
     """One call that nobody answers, for what is only made ready by a call."""
-    model = ProviderModel("http://127.0.0.1:9/v1#nobody")
+    model = ForwardModel.at("http://127.0.0.1:9/v1#nobody")
     with contextlib.suppress(CallFailed):
         await model.answer(Request(key=CallKey(phase="rollout"), messages=(Message(role="user", content="x"),)))
     await model.aclose()

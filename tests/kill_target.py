@@ -58,16 +58,13 @@ async def run(store: Path, url: str) -> None:
 
 def fork() -> None:
     """Start-up is most of the time of a short run; processes made so have it behind them, and share nothing else."""
-    import pydantic_ai.direct
-    import pydantic_ai.models.openai  # noqa: F401
-
     from tokenprior.models.base import CallFailed, CallKey, Request
-    from tokenprior.models.provider import ProviderModel
+    from tokenprior.models.forward import ForwardModel
     from tokenprior.rollout import Message
 
     async def warm() -> None:
         """One call that nobody answers, for what is only made ready by a call."""
-        model = ProviderModel("http://127.0.0.1:9/v1#nobody")
+        model = ForwardModel.at("http://127.0.0.1:9/v1#nobody")
         with contextlib.suppress(CallFailed):
             await model.answer(Request(key=CallKey(phase="rollout"), messages=(Message(role="user", content="x"),)))
         await model.aclose()

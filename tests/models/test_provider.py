@@ -1,11 +1,12 @@
-"""The provider: what each behaviour of an endpoint becomes, and what is sent to it."""
+"""Endpoints: what each behaviour of one becomes, and what is sent to it, by its address and by its name alike."""
 
 from __future__ import annotations
 
 import json
+import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -16,8 +17,9 @@ from hypothesis import strategies as st
 
 from fake_openai import EMPTY, FAULTS, FINAL, PASSING, RATE_LIMITS, REFUSED, FakeOpenAI
 from tokenprior.errors import ConfigError, ModelError
-from tokenprior.models.base import CallFailed, CallKey, Request
-from tokenprior.models.provider import ProviderModel, retry_after_s
+from tokenprior.models.base import CallFailed, CallKey, Model, Request, retry_after_s
+from tokenprior.models.forward import ForwardModel
+from tokenprior.models.provider import ProviderModel
 from tokenprior.rollout import Message, StopReason
 
 pytestmark = pytest.mark.anyio
@@ -33,22 +35,38 @@ REQUEST = Request(
 )
 
 
+Opened = Callable[..., AbstractAsyncContextManager[Model]]
+
+
 @asynccontextmanager
-async def opened(server: FakeOpenAI, **options: object) -> AsyncIterator[ProviderModel]:
-    model = ProviderModel(server.model, **options)  # type: ignore[arg-type]
+async def closing(model: ForwardModel | ProviderModel) -> AsyncIterator[Model]:
     try:
         yield model
     finally:
         await model.aclose()
 
 
-async def failure(fault: str, request: Request = REQUEST) -> Exception:
+@pytest.fixture(params=["address", "provider"])
+def opened(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Opened:
+    """Opens a server in each of the two ways."""
+
+    def open_it(server: FakeOpenAI, *, json_schema: bool = False) -> AbstractAsyncContextManager[Model]:
+        if request.param == "address":
+            return closing(ForwardModel.at(server.model, json_schema=json_schema))
+        monkeypatch.setenv("OPENAI_API_KEY", os.environ.get("TOKENPRIOR_API_KEY", KEY))
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        return closing(ProviderModel("openai-chat:gpt-4o-mini", json_schema=json_schema))
+
+    return open_it
+
+
+async def failure(opened: Opened, fault: str, request: Request = REQUEST) -> Exception:
     """What one call ends with at an endpoint that always misbehaves so, and that it was one call."""
     with FakeOpenAI(faults=[fault], first=None) as server:
         async with opened(server) as model:
             with pytest.raises((CallFailed, ModelError)) as caught:
                 await model.answer(request)
-        assert server.calls == 1, "the provider tries once; asking again is the work of RetriedModel"
+        assert server.calls == 1, "an endpoint is tried once; asking again is the work of RetriedModel"
         return caught.value
 
 
@@ -67,8 +85,8 @@ async def test_every_fault_of_the_server_is_tested_here() -> None:
         ("503-wait", 0.02),
     ],
 )
-async def test_a_rate_limit_says_how_long_to_wait(fault: str, wait_s: float | None) -> None:
-    failed = await failure(fault)
+async def test_a_rate_limit_says_how_long_to_wait(opened: Opened, fault: str, wait_s: float | None) -> None:
+    failed = await failure(opened, fault)
     assert isinstance(failed, CallFailed)
     assert (failed.kind, failed.retryable, failed.retry_after_s) == ("rate-limit", True, wait_s)
 
@@ -88,34 +106,36 @@ async def test_a_rate_limit_says_how_long_to_wait(fault: str, wait_s: float | No
         ("413", "http-413", False),
     ],
 )
-async def test_a_failed_call_has_its_kind_and_says_whether_to_ask_again(fault: str, kind: str, retryable: bool) -> None:
-    failed = await failure(fault)
+async def test_a_failed_call_has_its_kind_and_says_whether_to_ask_again(
+    opened: Opened, fault: str, kind: str, retryable: bool
+) -> None:
+    failed = await failure(opened, fault)
     assert isinstance(failed, CallFailed)
     assert (failed.kind, failed.retryable, failed.retry_after_s) == (kind, retryable, None)
 
 
-async def test_a_slow_reply_is_a_timeout_and_not_asked_for_again() -> None:
-    failed = await failure("slow", replace(REQUEST, timeout_s=0.5))
+async def test_a_slow_reply_is_a_timeout_and_not_asked_for_again(opened: Opened) -> None:
+    failed = await failure(opened, "slow", replace(REQUEST, timeout_s=0.5))
     assert isinstance(failed, CallFailed)
     assert (failed.kind, failed.retryable) == ("timeout", False)
     assert "0.5 s" in failed.detail
 
 
 @pytest.mark.parametrize("fault", FINAL)
-async def test_a_refusal_for_good_ends_the_run(fault: str) -> None:
-    refused = await failure(fault)
+async def test_a_refusal_for_good_ends_the_run(opened: Opened, fault: str) -> None:
+    refused = await failure(opened, fault)
     assert isinstance(refused, ModelError)
     assert f"HTTP {fault}" in str(refused)
 
 
-async def test_a_closed_connection_is_not_taken_for_a_timeout() -> None:
+async def test_a_closed_connection_is_not_taken_for_a_timeout(opened: Opened) -> None:
     """The client calls it "Request timed out"; as a timeout it would not be asked again."""
-    failed = await failure("close")
+    failed = await failure(opened, "close")
     assert isinstance(failed, CallFailed)
     assert "timed out" not in str(failed).casefold()
 
 
-async def test_words_about_time_in_a_refusal_do_not_make_it_a_timeout() -> None:
+async def test_words_about_time_in_a_refusal_do_not_make_it_a_timeout(opened: Opened) -> None:
     with FakeOpenAI(faults=["500"], first=None, words="upstream timed out") as server:
         async with opened(server) as model:
             with pytest.raises(CallFailed) as caught:
@@ -124,7 +144,7 @@ async def test_words_about_time_in_a_refusal_do_not_make_it_a_timeout() -> None:
     assert "upstream timed out" in caught.value.detail
 
 
-async def test_an_empty_account_is_no_rate_limit_to_wait_for() -> None:
+async def test_an_empty_account_is_no_rate_limit_to_wait_for(opened: Opened) -> None:
     with FakeOpenAI(faults=["429-bare"], first=None, code="insufficient_quota") as server:
         async with opened(server) as model:
             with pytest.raises(ModelError, match="no credit"):
@@ -135,21 +155,21 @@ async def test_nobody_at_the_address_is_tried_again_and_was_sent_nothing() -> No
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    model = ProviderModel(f"http://127.0.0.1:{port}/v1#fake")
+    model = ForwardModel.at(f"http://127.0.0.1:{port}/v1#fake")
     with pytest.raises(CallFailed) as caught:
         await model.answer(REQUEST)
     await model.aclose()
     assert (caught.value.kind, caught.value.retryable) == ("unreachable", True)
 
 
-async def test_a_reply_without_content_is_an_empty_text() -> None:
+async def test_a_reply_without_content_is_an_empty_text(opened: Opened) -> None:
     with FakeOpenAI(faults=["null-content"], first=None) as server:
         async with opened(server) as model:
             reply = await model.answer(REQUEST)
     assert (reply.text, reply.stop) == ("", StopReason.DONE)
 
 
-async def test_tokens_and_cached_tokens_are_counted() -> None:
+async def test_tokens_and_cached_tokens_are_counted(opened: Opened) -> None:
     with FakeOpenAI(lambda request: "x" * 40) as server:
         async with opened(server) as model:
             reply = await model.answer(REQUEST)
@@ -159,14 +179,14 @@ async def test_tokens_and_cached_tokens_are_counted() -> None:
     assert reply.latency_s > 0
 
 
-async def test_a_reply_that_was_cut_off_says_so() -> None:
+async def test_a_reply_that_was_cut_off_says_so(opened: Opened) -> None:
     with FakeOpenAI(finish="length") as server:
         async with opened(server) as model:
             reply = await model.answer(REQUEST)
     assert reply.stop is StopReason.LENGTH
 
 
-async def test_messages_and_settings_arrive_as_they_were_given() -> None:
+async def test_messages_and_settings_arrive_as_they_were_given(opened: Opened) -> None:
     talk = (
         *REQUEST.messages,
         Message(role="assistant", content="AMBER"),
@@ -188,7 +208,7 @@ async def test_messages_and_settings_arrive_as_they_were_given() -> None:
     assert "seed" not in second
 
 
-async def test_a_lone_surrogate_does_not_make_a_call_impossible() -> None:
+async def test_a_lone_surrogate_does_not_make_a_call_impossible(opened: Opened) -> None:
     said = Message(role="user", content="broken \ud83d pair")
     with FakeOpenAI(lambda request: "so \udc00 be it") as server:
         async with opened(server) as model:
@@ -198,7 +218,7 @@ async def test_a_lone_surrogate_does_not_make_a_call_impossible() -> None:
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-async def test_a_schema_is_sent_only_where_the_endpoint_can_be_held_to_it(enabled: bool) -> None:
+async def test_a_schema_is_sent_only_where_the_endpoint_can_be_held_to_it(opened: Opened, enabled: bool) -> None:
     schema = {
         "type": "object",
         "properties": {"lessons": {"type": "array", "items": {"type": "string"}}},
@@ -220,7 +240,7 @@ async def test_a_schema_is_sent_only_where_the_endpoint_can_be_held_to_it(enable
 
 @pytest.mark.parametrize("fault", [*RATE_LIMITS, "500", *REFUSED, *FINAL])
 async def test_a_key_that_the_server_says_aloud_stays_out_of_errors(
-    fault: str, monkeypatch: pytest.MonkeyPatch
+    opened: Opened, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOKENPRIOR_API_KEY", "not-of-a-known-form-0123456789")
     with FakeOpenAI(faults=[fault], first=None) as server:
@@ -243,7 +263,7 @@ async def test_nothing_of_openais_goes_to_a_plain_address(monkeypatch: pytest.Mo
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("TOKENPRIOR_API_KEY", raising=False)
     with FakeOpenAI() as server:
-        async with opened(server) as model:
+        async with closing(ForwardModel.at(server.model)) as model:
             await model.answer(REQUEST)
     sent = json.dumps([server.headers, server.bodies])
     assert not [name for name, value in secrets.items() if value in sent]
@@ -252,7 +272,7 @@ async def test_nothing_of_openais_goes_to_a_plain_address(monkeypatch: pytest.Mo
 async def test_the_key_of_an_address_comes_from_the_named_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOUSE_KEY", KEY)
     with FakeOpenAI() as server:
-        async with opened(server, key_variable="HOUSE_KEY") as model:
+        async with closing(ForwardModel.at(server.model, key_variable="HOUSE_KEY")) as model:
             await model.answer(REQUEST)
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"
 
@@ -260,13 +280,13 @@ async def test_the_key_of_an_address_comes_from_the_named_variable(monkeypatch: 
 async def test_a_named_variable_that_is_not_set_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOUSE_KEY", raising=False)
     with pytest.raises(ConfigError, match="HOUSE_KEY is not set"):
-        ProviderModel("http://127.0.0.1:1/v1#m", key_variable="HOUSE_KEY")
+        ForwardModel.at("http://127.0.0.1:1/v1#m", key_variable="HOUSE_KEY")
 
 
 @pytest.mark.parametrize("name", ["http://127.0.0.1:1/v1", "http://#m", "ftp://127.0.0.1/v1#m", "http://h/v1#"])
 async def test_an_address_without_host_or_model_is_a_clear_error(name: str) -> None:
     with pytest.raises(ConfigError, match="expected http://HOST/v1#MODEL"):
-        ProviderModel(name)
+        ForwardModel.at(name)
 
 
 @pytest.mark.parametrize("name", ["nothing", "nobody:nothing"])

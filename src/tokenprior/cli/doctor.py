@@ -120,13 +120,17 @@ async def _ask(name: str, config: object) -> str:
     from tokenprior.config import Config
     from tokenprior.models.base import CallKey, Request
     from tokenprior.models.connect import is_embedded
+    from tokenprior.models.forward import ForwardModel
     from tokenprior.models.provider import ProviderModel
     from tokenprior.rollout import Message
 
     assert isinstance(config, Config)
     if is_embedded(name):
         return "served by tokenprior itself"
-    model = ProviderModel(name, key_variable=config.endpoint.key_variable)
+    if "://" in name:
+        model: ForwardModel | ProviderModel = ForwardModel.at(name, key_variable=config.endpoint.key_variable)
+    else:
+        model = ProviderModel(name)
     question = (Message(role="user", content="Say ok."),)
     try:
         reply = await model.answer(

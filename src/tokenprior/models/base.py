@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
@@ -146,7 +146,8 @@ class CallFailed(Exception):
     """A call that brought no reply, after whatever retries its kind deserves. Becomes a `Failure`, ends no run.
 
     Attributes:
-        kind: `timeout`, `unreachable` (nothing was sent), `connection`, `rate-limit`, `http-NNN`, `garbled`.
+        kind: `timeout`, `unreachable` (nothing was sent), `connection`, `rate-limit`, `http-NNN`, `garbled`, `batch`
+            (it was sent in one, and has no reply there).
         retryable: whether the same call may do better later.
         retry_after_s: how long the endpoint asked to wait, if it did.
         body: what a refusal of a request with a `body` said, as it said it.
@@ -245,6 +246,75 @@ class Ledger(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchedCall:
+    """A call that is in a batch.
+
+    Attributes:
+        call: its number in the ledger.
+        custom_id: what its row is called, made of its key, a hash of its request and which try of it this is.
+        most: what was reserved for it.
+    """
+
+    call: int
+    custom_id: str
+    most: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotedBatch:
+    """A batch as it was written down.
+
+    Attributes:
+        number: of the batch within its run.
+        model: without its secrets.
+        by_program: whether its requests are those of programs.
+        made_at: seconds since 1970.
+        file: the provider's id of the file of requests; empty before it was there.
+        batch: the provider's id of the batch; empty before it was made, as far as is known.
+    """
+
+    number: int
+    model: str
+    by_program: bool
+    made_at: float
+    file: str
+    batch: str
+    calls: tuple[BatchedCall, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallEnd:
+    """What became of a call: a reply with what it cost, or why there is none and what that is taken to have cost."""
+
+    reply: Reply | None = None
+    kind: str = ""
+    detail: str = ""
+    charged: Usage = field(default_factory=Usage)
+
+
+class BatchLedger(Protocol):
+    """Where batches are written down, so that a run that was ended finds again what it has at a provider."""
+
+    async def batch_begun(self, model: str, calls: Sequence[tuple[Request, Usage]], *, by_program: bool) -> NotedBatch:
+        """Note that these calls are about to leave together, and what each may cost at most. All or nothing; durable
+        when this returns."""
+        ...
+
+    async def batch_noted(self, number: int, *, file: str, batch: str) -> None:
+        """Note what the provider calls a batch and its file. Durable when this returns."""
+        ...
+
+    async def batch_ended(self, number: int, ends: Mapping[int, CallEnd]) -> None:
+        """Note what became of the calls of a batch, by their numbers, and that no more will. All or nothing; durable
+        when this returns."""
+        ...
+
+    async def batches_left(self) -> list[NotedBatch]:
+        """The batches of this run whose end is not known, oldest first."""
+        ...
+
+
 KEY_VARIABLE = "TOKENPRIOR_API_KEY"
 STOPS = {"length": StopReason.LENGTH, "content_filter": StopReason.FILTERED}  # by an endpoint's finish_reason
 
@@ -264,4 +334,4 @@ def address_of(name: str, key_variable: str | None) -> tuple[str, str, str]:
     if key_variable and key_variable not in os.environ:
         raise ConfigError(f"model {redact(name)!r}: the environment variable {key_variable} is not set")
     # Never OPENAI_API_KEY by itself: it would send OpenAI's key to whoever runs this address.
-    return base_url, model, os.environ.get(key_variable or KEY_VARIABLE, "")
+    return base_url, model, os.environ.get(key_variable or KEY_VARIABLE, "").strip()

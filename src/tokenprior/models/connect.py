@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from tokenprior.errors import ConfigError
-from tokenprior.models.base import CallFailed, Ledger, Model, Reply, Request
+from tokenprior.models.base import Ledger, Model
 from tokenprior.models.budget import Budget
 from tokenprior.models.prices import Price
 from tokenprior.models.recorded import MeteredModel, ReplayedModel
@@ -22,7 +22,6 @@ from tokenprior.text import shorten
 if TYPE_CHECKING:
     from tokenprior.endpoint_settings import EndpointSettings
     from tokenprior.models.embedded import EmbeddedServer
-    from tokenprior.models.provider import ProviderModel
 
 DEFAULT_CONCURRENCY = 32
 
@@ -47,46 +46,12 @@ async def check_name(name: str, settings: EndpointSettings, *, by_program: bool 
 
     if is_embedded(name):
         find(name.removeprefix("embedded:"))
-    elif not by_program:
-        await ProviderModel(name, key_variable=settings.key_variable).aclose()
     elif "://" in name:
         ForwardModel.at(name, key_variable=settings.key_variable)
+    elif not by_program:
+        await ProviderModel(name).aclose()
     else:
         _provider_address(name)
-
-
-class EmbeddedChild:
-    """The embedded model as a model: its server is started at the first call, and again if it has died."""
-
-    def __init__(self, name: str, server: EmbeddedServer) -> None:
-        self._name, self._server = name, server
-        self._address = ""
-        self._inner: ProviderModel | None = None
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    async def aclose(self) -> None:
-        """Close the connections to the server; the server itself belongs to whoever opened it."""
-        if self._inner is not None:
-            await self._inner.aclose()
-
-    async def answer(self, request: Request) -> Reply:
-        """See `Model.answer`."""
-        from tokenprior.models.provider import ProviderModel
-
-        address = await self._server.ensure()
-        if self._inner is None or address != self._address:
-            await self.aclose()
-            self._address = address
-            self._inner = ProviderModel(f"{address}#embedded", json_schema=True)
-        try:
-            return await self._inner.answer(request)
-        except CallFailed as failed:
-            if failed.kind in ("connection", "unreachable"):
-                raise CallFailed("connection", "the embedded model's server went away", retryable=True) from failed
-            raise
 
 
 class Connections:
@@ -142,16 +107,12 @@ class Connections:
         return self._open[key]
 
     async def _forwarded(self, name: str) -> Model:
+        if is_embedded(name) or "://" in name:
+            return await self._address(name)
         from tokenprior.models.forward import ForwardModel
 
-        if is_embedded(name):
-            server, full = await self._embedded_server(name)
-            model = ForwardModel(server.ensure, name=full)
-        elif "://" in name:
-            model = ForwardModel.at(name, key_variable=self._settings.key_variable)
-        else:
-            base_url, provider_key = _provider_address(name)
-            model = ForwardModel(base_url, name=name, key=provider_key)
+        base_url, provider_key = _provider_address(name)
+        model = ForwardModel(base_url, name=name, key=provider_key)
         self._stack.push_async_callback(model.aclose)
         return model
 
@@ -169,21 +130,27 @@ class Connections:
         return self._limits.setdefault(endpoint, Limit(concurrency))
 
     async def _endpoint(self, name: str) -> Model:
-        if is_embedded(name):
-            return await self._embedded(name)
+        if is_embedded(name) or "://" in name:
+            return await self._address(name)
         from tokenprior.models.provider import ProviderModel
 
         schema = self._settings.json_schema
-        schema = name.startswith("openai") if schema is None else schema
-        model = ProviderModel(name, key_variable=self._settings.key_variable, json_schema=schema)
+        model = ProviderModel(name, json_schema=name.startswith("openai") if schema is None else schema)
         self._stack.push_async_callback(model.aclose)
         return model
 
-    async def _embedded(self, name: str) -> Model:
-        server, full = await self._embedded_server(name)
-        child = EmbeddedChild(full, server)
-        self._stack.push_async_callback(child.aclose)
-        return child
+    async def _address(self, name: str) -> Model:
+        """An address, or the embedded server, whose address is another one after it was started anew."""
+        from tokenprior.models.forward import ForwardModel
+
+        if is_embedded(name):
+            server, full = await self._embedded_server(name)
+            model = ForwardModel(server.ensure, name=full, model="embedded", json_schema=True)
+        else:
+            settings = self._settings
+            model = ForwardModel.at(name, key_variable=settings.key_variable, json_schema=bool(settings.json_schema))
+        self._stack.push_async_callback(model.aclose)
+        return model
 
     async def _embedded_server(self, name: str) -> tuple[EmbeddedServer, str]:
         """The server of an embedded model, one however it is used, and the model's full name."""

@@ -1,11 +1,12 @@
-"""Forward: a request that a program made itself goes to an OpenAI-compatible address as it is, and so does its reply.
+"""Forward: an OpenAI-compatible address, for requests of our own and for those that a program made itself.
 
-Order of events: the body is sent; a refusal gets its meaning (`refusal`); a whole reply is read, or the events of a
-stream are handed on one by one as they end; from a copy the text, the calls of tools and the usage are read for the
-ledger. What the ledger keeps of the reply (`Reply.body`) is what the program got, byte for byte.
+Order of events of a request with a body: the body is sent as it is; a refusal gets its meaning (`refusal`); a whole
+reply is read, or the events of a stream are handed on one by one as they end; from a copy the text, the calls of tools
+and the usage are read for the ledger. What the ledger keeps of the reply (`Reply.body`) is what the program got, byte
+for byte. For a request of our own `chat_body` writes the body and reads the reply; the way is the same.
 
-One thing is changed on the way: a stream that was not asked to count its tokens is, and the event that says so is kept
-from the program. Events in between may then hold a `"usage": null` that the program did not ask for.
+One thing of a program's is changed on the way: a stream that was not asked to count its tokens is, and the event that
+says so is kept from the program. Events in between may then hold a `"usage": null` that the program did not ask for.
 """
 
 from __future__ import annotations
@@ -17,35 +18,45 @@ import re
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from tokenprior.errors import ModelError
 from tokenprior.models.base import STOPS, CallFailed, Reply, Request, address_of, refusal
+from tokenprior.models.chat_body import ReadReply, chat_body, chat_reply
 from tokenprior.redact import redact
-from tokenprior.rollout import Message, StopReason, ToolCall, Usage
+from tokenprior.rollout import StopReason, ToolCall
 from tokenprior.text import shorten
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
 
 MOST_BYTES = 50_000_000  # of one reply
+LARGE_BYTES = 500_000  # of a request; aiohttp warns of twice that in one piece
 
 _NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "credit_balance_exhausted"}
 EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
 class ForwardModel:
-    """An OpenAI-compatible address for requests with a `body`. Tries once; `RetriedModel` asks again.
+    """A model at an OpenAI-compatible address. Tries once; `RetriedModel` asks again.
+
+    Proxies that the environment names (`HTTPS_PROXY`, `NO_PROXY`) are used, but never for this machine.
 
     Args:
         base_url: such as `http://HOST/v1`, or a function that gives it before each call, for a server that may be
             started anew at another address.
         name: what the ledger, the prices and messages call it.
+        model: what the endpoint calls it, for requests of our own.
         key: sent as a bearer token; empty sends none.
         path: behind the base, where the requests go.
         count_streams: whether to ask for the usage of a stream. Without it `MeteredModel` estimates; there are servers
             that refuse `stream_options`.
+        json_schema: whether the endpoint can be held to a schema of the reply.
     """
 
     def __init__(
@@ -53,16 +64,24 @@ class ForwardModel:
         base_url: str | Callable[[], Awaitable[str]],
         *,
         name: str,
+        model: str = "",
         key: str = "",
         path: str = "chat/completions",
         count_streams: bool = True,
+        json_schema: bool = False,
     ) -> None:
-        self._base_url, self._name, self._key, self._path = base_url, name, key, path
-        self._count_streams = count_streams
+        self._base_url, self._name, self._model, self._path = base_url, name, model, path
+        self._count_streams, self._json_schema = count_streams, json_schema
+        # As it came: the bytes of a stream are handed on.
+        self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        if key:
+            self._headers["Authorization"] = f"Bearer {key}"
         self._session: ClientSession | None = None
 
     @classmethod
-    def at(cls, name: str, *, key_variable: str | None = None, count_streams: bool = True) -> Self:
+    def at(
+        cls, name: str, *, key_variable: str | None = None, count_streams: bool = True, json_schema: bool = False
+    ) -> Self:
         """From `http(s)://HOST/v1#MODEL`; the model `*` is whatever the program asks for.
 
         Args:
@@ -71,8 +90,8 @@ class ForwardModel:
         Raises:
             ConfigError: the name cannot be understood, or its key is not in the environment.
         """
-        base_url, _, key = address_of(name, key_variable)
-        return cls(base_url, name=name, key=key, count_streams=count_streams)
+        base_url, model, key = address_of(name, key_variable)
+        return cls(base_url, name=name, model=model, key=key, count_streams=count_streams, json_schema=json_schema)
 
     @property
     def name(self) -> str:
@@ -88,14 +107,16 @@ class ForwardModel:
         """See `Model.answer`. `request.on_bytes` is taken not to raise."""
         from aiohttp import ClientError
 
-        if request.body is None:
-            raise ValueError(f"{self._name} answers requests with a body only")
         told = _Told(request.on_bytes)
         started = time.monotonic()
         try:
             async with asyncio.timeout(max(0.001, request.timeout_s)):
+                if request.body is None:
+                    async with self._sent(chat_body(request, self._model, json_schema=self._json_schema)) as response:
+                        value = await _whole(response, told)
+                    return chat_reply(value, latency_s=time.monotonic() - started)
                 reply = await self._exchange(request.body, told)
-        except (_Garbled, ClientError, OSError) as error:  # a TimeoutError is an OSError
+        except (ValueError, RecursionError, ClientError, OSError) as error:  # a TimeoutError is an OSError
             raise self._mapped(error, told, request.timeout_s) from error
         return Reply(
             text=reply.text,
@@ -113,24 +134,27 @@ class ForwardModel:
         counted = streams and self._count_streams and not asked
         if counted:
             body = body | {"stream_options": (options if isinstance(options, dict) else {}) | {"include_usage": True}}
-        base_url = self._base_url if isinstance(self._base_url, str) else await self._base_url()
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        async with self._opened().post(
-            f"{base_url.rstrip('/')}/{self._path}",
-            data=io.BytesIO(json.dumps(body).encode()),  # of a large text in memory the client would warn
-            headers=headers,
-            allow_redirects=False,
-        ) as response:
-            if response.status != 200:
-                raise await self._refused(response)
+        async with self._sent(body) as response:
             # There are servers that know no streams and answer as a whole.
             if streams and response.content_type != "application/json":
                 return await _streamed(response, told, strip_usage=counted)
-            async for piece in response.content.iter_any():
-                told.keep(piece)
-            return _whole(bytes(told.body))
+            return ReadReply.of(await _whole(response, told))
+
+    @asynccontextmanager
+    async def _sent(self, body: dict[str, Any]) -> AsyncIterator[ClientResponse]:
+        """Send a body; the response of a request that was not refused."""
+        base_url = self._base_url if isinstance(self._base_url, str) else await self._base_url()
+        sent = json.dumps(body).encode()
+        async with self._opened().post(
+            f"{base_url.rstrip('/')}/{self._path}",
+            data=sent if len(sent) < LARGE_BYTES else io.BytesIO(sent),
+            headers=self._headers,
+            allow_redirects=False,
+            proxy=_proxy(base_url),
+        ) as response:
+            if response.status != 200:
+                raise await self._refused(response)
+            yield response
 
     async def _refused(self, response: ClientResponse) -> Exception:
         said = redact((await response.content.read(1_000_000)).decode("utf-8", "replace"))
@@ -159,21 +183,17 @@ class ForwardModel:
 
     def _mapped(self, error: Exception, told: _Told, timeout_s: float) -> CallFailed:
         """Foreign errors as ours. What was handed on cannot be taken back, and is not asked for again."""
-        from aiohttp import ClientConnectorError, ConnectionTimeoutError
+        from aiohttp import ClientConnectorError, ClientError, ConnectionTimeoutError
 
         again = not told.handed_on
         detail = shorten(redact(str(error)), 300) or type(error).__name__
-        if isinstance(error, _Garbled):
-            return CallFailed("garbled", detail, retryable=again)
         if isinstance(error, ClientConnectorError | ConnectionTimeoutError | socket.gaierror):
             return CallFailed("unreachable", detail, retryable=again)
         if isinstance(error, TimeoutError):
             return CallFailed("timeout", f"no reply within {timeout_s:.3g} s", retryable=False)
-        return CallFailed("connection", detail, retryable=again)
-
-
-class _Garbled(Exception):
-    """A reply came that is none."""
+        if isinstance(error, ClientError | OSError):
+            return CallFailed("connection", detail, retryable=again)
+        return CallFailed("garbled", detail, retryable=again)
 
 
 @dataclass(slots=True)
@@ -196,70 +216,24 @@ class _Told:
             await self.on_bytes(piece)
 
 
-@dataclass(slots=True)
-class ReadReply:
-    """What a reply says, as far as it was read. Of several choices the first is the reply."""
-
-    text: str = ""
-    finish: str = ""
-    usage: Usage = field(default_factory=lambda: Usage(calls=1, cost_usd=None))
-    calls: dict[int, dict[str, str]] = field(default_factory=dict)
-
-    def call(self, place: int, value: Any) -> None:
-        """Note a call of a tool, or a further piece of one."""
-        if not isinstance(value, Mapping):
-            return
-        inner = value.get("function") or value.get("custom")
-        inner = inner if isinstance(inner, Mapping) else {}
-        place = value["index"] if isinstance(value.get("index"), int) else place
-        kept = self.calls.setdefault(place, {"id": "", "name": "", "arguments": ""})
-        kept["id"] = str(value.get("id") or kept["id"])
-        kept["name"] = str(inner.get("name") or kept["name"])
-        arguments = inner.get("arguments", inner.get("input")) or ""
-        kept["arguments"] += arguments if isinstance(arguments, str) else json.dumps(arguments)
-
-    def message(self, value: Any) -> None:
-        """Take in a message, or a piece of one."""
-        if not isinstance(value, Mapping):
-            return
-        if content := value.get("content") or value.get("refusal"):
-            self.text += Message.from_json({"role": "assistant", "content": content}).content
-        calls = value.get("tool_calls")
-        for place, call in enumerate(calls if isinstance(calls, list) else ()):
-            self.call(place, call)
-
-    def count(self, used: Any) -> None:
-        """Take in what the endpoint counted."""
-        if not isinstance(used, Mapping):
-            return
-        details = used.get("prompt_tokens_details")
-        cached = details.get("cached_tokens") if isinstance(details, Mapping) else 0
-        # The responses API calls them otherwise.
-        counts = [used.get("prompt_tokens", used.get("input_tokens"))]
-        counts += [used.get("completion_tokens", used.get("output_tokens")), cached]
-        into, out, cached = (count if isinstance(count, int) and count > 0 else 0 for count in counts)
-        self.usage = Usage(calls=1, input_tokens=into, output_tokens=out, cached_tokens=cached, cost_usd=None)
-
-    def choice(self, value: Mapping[str, Any], part: str) -> None:
-        if value.get("index") in (None, 0):
-            self.message(value.get(part))
-            self.finish = str(value.get("finish_reason") or self.finish)
-
-
-def _whole(body: bytes) -> ReadReply:
+async def _whole(response: ClientResponse, told: _Told) -> Any:
+    async for piece in response.content.iter_any():
+        told.keep(piece)
     try:
-        value = json.loads(body)
-        choices = value["choices"]
-        first = choices[0]
-        if not isinstance(first["message"], dict):
-            raise TypeError("a message is no object")
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        start = body[:100].decode("utf-8", "replace")
-        raise _Garbled(f"expected a chat completion with choices, got {start!r}") from error
-    read = ReadReply()
-    read.choice(first, "message")
-    read.count(value.get("usage"))
-    return read
+        return json.loads(told.body)
+    except ValueError as error:
+        start = told.body[:100].decode("utf-8", "replace")
+        raise ValueError(f"expected a chat completion with choices, got {start!r}") from error
+
+
+@lru_cache(maxsize=64)
+def _proxy(base_url: str) -> str | None:
+    """The proxy that the environment has for an address."""
+    parts = urlsplit(base_url)
+    host = parts.hostname or ""
+    if host == "localhost" or host.startswith("127.") or host == "::1" or proxy_bypass(host):
+        return None
+    return getproxies().get(parts.scheme)
 
 
 async def _streamed(response: ClientResponse, told: _Told, *, strip_usage: bool) -> ReadReply:

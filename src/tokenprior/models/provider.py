@@ -1,4 +1,4 @@
-"""Provider: a real endpoint, through pydantic-ai. The only place that knows its types and its errors."""
+"""Provider: the API of a provider by its name, through pydantic-ai. The only place that knows its types and errors."""
 
 from __future__ import annotations
 
@@ -11,71 +11,34 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tokenprior.errors import ConfigError, ModelError
-from tokenprior.models.base import STOPS, CallFailed, Reply, Request, address_of, refusal
-from tokenprior.models.base import retry_after_s as retry_after_s
+from tokenprior.models.base import STOPS, CallFailed, Reply, Request, refusal
 from tokenprior.redact import redact
 from tokenprior.rollout import Message, StopReason, ToolCall, Usage
 from tokenprior.text import shorten
 
 if TYPE_CHECKING:
     from pydantic_ai.messages import ModelResponse
-    from pydantic_ai.models import Model as ProviderSideModel
 
 
 class ProviderModel:
-    """A model behind an HTTP API. Tries once; `RetriedModel` asks again.
+    """A model of a provider that pydantic-ai knows. Tries once; `RetriedModel` asks again.
 
     Args:
-        name: `PROVIDER:MODEL` as pydantic-ai spells it, or `http(s)://HOST/v1#MODEL` for any OpenAI-compatible address.
-        key_variable: environment variable that holds the key of an address; the key of a provider stands in the
-            provider's own variable, such as `OPENAI_API_KEY`.
+        name: `PROVIDER:MODEL` as pydantic-ai spells it. The key stands in the provider's own environment variable, such
+            as `OPENAI_API_KEY`.
         json_schema: whether the endpoint can be held to a schema of the reply.
 
     Raises:
         ConfigError: the name cannot be understood, or its key is not in the environment.
     """
 
-    def __init__(self, name: str, *, key_variable: str | None = None, json_schema: bool = False) -> None:
-        self._name = name
-        self._json_schema = json_schema
-        self._close: Any = None
-        self._model = self._address(name, key_variable) if "://" in name else self._provider(name)
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        if self._close is not None:
-            await self._close()
-        else:
-            async with self._model:  # its provider closes the client that it made when the last one leaves
-                pass
-
-    def _address(self, name: str, key_variable: str | None) -> ProviderSideModel:
-        from openai import AsyncOpenAI, DefaultAioHttpClient, Omit
-        from pydantic_ai.models.openai import OpenAIChatModel
-        from pydantic_ai.providers.openai import OpenAIProvider
-
-        base_url, model, key = address_of(name, key_variable)
-        client = AsyncOpenAI(
-            base_url=base_url,
-            api_key=key or "none",
-            max_retries=0,
-            http_client=DefaultAioHttpClient(),
-            # The client takes these two from the environment, and would tell them to any address.
-            default_headers={"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()},  # type: ignore[dict-item]  # as its docs do
-        )
-        self._close = client.close
-        return OpenAIChatModel(model, provider=OpenAIProvider(openai_client=client))
-
-    def _provider(self, name: str) -> ProviderSideModel:
+    def __init__(self, name: str, *, json_schema: bool = False) -> None:
         from pydantic_ai.exceptions import UserError
         from pydantic_ai.models import infer_model
 
+        self._name, self._json_schema = name, json_schema
         try:
-            return infer_model(name)
+            self._model = infer_model(name)
         except ImportError as error:
             raise ConfigError(f"model {name!r}: {shorten(redact(str(error)), 300)}") from error
         except (UserError, ValueError) as error:
@@ -84,6 +47,15 @@ class ProviderModel:
             raise ConfigError(
                 f"model {name!r}: {shorten(redact(str(error)), 300)} (or use `embedded`, or http://HOST/v1#MODEL)"
             ) from error
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        async with self._model:  # its provider closes the client that it made when the last one leaves
+            pass
 
     async def answer(self, request: Request) -> Reply:
         """See `Model.answer`."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from tokenprior.models.forward import EVENT_END, ReadReply, event_data, event_value
+from tokenprior.models.chat_body import ReadReply
+from tokenprior.models.forward import EVENT_END, event_data, event_value
 
 MOST_BYTES = 8 * 1024 * 1024  # of a reply, or of one event, that is looked at
 
