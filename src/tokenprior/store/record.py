@@ -26,6 +26,7 @@ from tokenprior.reward import Reward
 from tokenprior.rollout import Rollout, Usage
 from tokenprior.store import codec, schema
 from tokenprior.store.lock import RunLock
+from tokenprior.store.server_lock import RunWriter, ServerLock
 from tokenprior.store.writer import Writer
 from tokenprior.task import content_hash
 from tokenprior.tools.base import ToolResult
@@ -83,7 +84,7 @@ class StepEnd:
 class RunStore:
     """The store as one run sees it: a ledger of calls, and places for rollouts, advantages and steps."""
 
-    def __init__(self, writer: Writer, run: str, name: str, lock: RunLock) -> None:
+    def __init__(self, writer: Writer | RunWriter, run: str, name: str, lock: RunLock | ServerLock) -> None:
         self._writer, self.run, self.name, self._lock = writer, run, name, lock
         self._noted = ("", 0.0)
 
@@ -145,7 +146,7 @@ class RunStore:
                 .where(
                     columns.name == self.name,
                     columns.key == str(request.key),
-                    columns.request_hash == _request_hash(model, request),
+                    columns.request_hash == hash_of(model, request),
                     columns.state == "done",
                 )
                 .order_by(columns.id)
@@ -156,34 +157,10 @@ class RunStore:
         return codec.reply_from_json(json.loads(found)) if found else None
 
     async def call_sent(self, model: str, request: Request, reserved: Usage) -> int:
-        columns = schema.calls.c
-        request_hash = _request_hash(model, request)
-
-        def write(connection: sa.Connection) -> int:
-            same = (columns.run == self.run, columns.key == str(request.key), columns.request_hash == request_hash)
-            attempt = connection.execute(sa.select(sa.func.count()).where(*same)).scalar_one()
-            inserted = connection.execute(
-                schema.calls.insert().values(
-                    run=self.run,
-                    name=self.name,
-                    key=str(request.key),
-                    request_hash=request_hash,
-                    attempt=attempt,
-                    model=redact(model),
-                    state="sent",
-                    phase=request.key.phase,
-                    step=request.key.step,
-                    request=codec.dumps(codec.redacted(request.content())),
-                    input_tokens=reserved.input_tokens,
-                    output_tokens=reserved.output_tokens,
-                    cached_tokens=reserved.cached_tokens,
-                    cost_usd=reserved.cost_usd,
-                    sent_at=time.time(),
-                )
-            )
-            return int(inserted.inserted_primary_key[0])  # type: ignore[index]  # an insert of one row has one key
-
-        return await self._writer.run(write)
+        request_hash = hash_of(model, request)
+        return await self._writer.run(
+            lambda connection: note_sent(connection, (self.run, self.name), model, request, request_hash, reserved)[0]
+        )
 
     async def call_done(self, call: int, reply: Reply) -> None:
         await self._settle(
@@ -374,8 +351,42 @@ class RunStore:
         await self._writer.run(lambda connection: _put(connection, schema.comparisons, {"run": self.run}, values))
 
 
-def _request_hash(model: str, request: Request) -> str:
+def hash_of(model: str, request: Request) -> str:
+    """What a request is found again by, beside its key."""
     return content_hash([model, request.content()])
+
+
+def note_sent(
+    connection: sa.Connection, run: tuple[str, str], model: str, request: Request, request_hash: str, reserved: Usage
+) -> tuple[int, int]:
+    """Note within a transaction that a call is about to leave. Returns its number, and which try of it this is, from 0.
+
+    Args:
+        run: its id and its name.
+    """
+    columns = schema.calls.c
+    same = (columns.run == run[0], columns.key == str(request.key), columns.request_hash == request_hash)
+    attempt = connection.execute(sa.select(sa.func.count()).where(*same)).scalar_one()
+    inserted = connection.execute(
+        schema.calls.insert().values(
+            run=run[0],
+            name=run[1],
+            key=str(request.key),
+            request_hash=request_hash,
+            attempt=attempt,
+            model=redact(model),
+            state="sent",
+            phase=request.key.phase,
+            step=request.key.step,
+            request=codec.dumps(codec.redacted(request.content())),
+            input_tokens=reserved.input_tokens,
+            output_tokens=reserved.output_tokens,
+            cached_tokens=reserved.cached_tokens,
+            cost_usd=reserved.cost_usd,
+            sent_at=time.time(),
+        )
+    )
+    return int(inserted.inserted_primary_key[0]), attempt  # type: ignore[index]  # an insert of one row has one key
 
 
 def _put(connection: sa.Connection, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
