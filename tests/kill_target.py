@@ -1,9 +1,10 @@
-"""A learning run to be killed: `python tests/kill_target.py STORE URL` learns in the small world, or goes on with it.
+"""A learning run to be killed: `python tests/kill_target.py STORE URL OUT` learns in the small world, or goes on.
 
-A store whose name begins with `gated` gets a run with a gate, whose attempts are made at the temperature `COLD`, and
-with inclusion pairs; its report of every step is written to STORE.json too.
+The library is written to the file OUT at the end, by default STORE.json. If its name begins with `gated` the run has a
+gate, whose attempts are made at the temperature `COLD`, and inclusion pairs, and its report of every step is written
+too.
 
-The library is written to STORE.json at the end. `python tests/kill_target.py --fork` imports everything once and then
+`python tests/kill_target.py --fork` imports everything once and then
 reads lines of `STORE URL`, each of which becomes a process of its own; it prints their ids, and how each one ended.
 """
 
@@ -28,9 +29,10 @@ from tokenprior.store import open_store
 COLD = 0.25
 
 
-async def run(store: Path, url: str) -> None:
+async def run(store: str, url: str, out: Path | None = None) -> None:
     """Learn with summaries, so that all phases have their calls; or with a gate and pairs."""
-    gated = store.name.startswith("gated")
+    out = out or Path(store).with_suffix(".json")
+    gated = out.name.startswith("gated")
     changes: dict[str, object] = (
         {"batch_size": None, "gate": "proven", "inclusion_pairs": 1, "gate_k": 1} if gated else {"compact": False}
     )
@@ -53,7 +55,7 @@ async def run(store: Path, url: str) -> None:
             )
         record.close("done")
     told = [json.dumps(report) for report in result.steps] if gated else []
-    store.with_suffix(".json").write_text("\n".join([result.library.dumps(), *told]))
+    out.write_text("\n".join([result.library.dumps(), *told]))
 
 
 def fork() -> None:
@@ -76,7 +78,7 @@ def fork() -> None:
         if child == 0:
             status = 1
             try:
-                asyncio.run(run(Path(store), url))
+                asyncio.run(run(store, url))
                 status = 0
             finally:
                 sys.stderr.flush()
@@ -89,4 +91,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "--fork":
         fork()
     else:
-        asyncio.run(run(Path(sys.argv[1]), sys.argv[2]))
+        asyncio.run(run(*sys.argv[1:3], *map(Path, sys.argv[3:])))

@@ -115,7 +115,7 @@ async def test_names_that_a_database_would_refuse_take_nothing_with_them(tmp_pat
         found = await log.reward("r" * 300, Reward(value=1.0))
         (effect,) = effects_in(store)
     assert found is not None
-    assert (found.id, found.model, found.task) == ("a", "\\ud800\\0", "t" * 255)
+    assert (found.id, found.model, found.task) == ("a", "\\ud800\\x00", "t" * 255)
     assert effect.served.requests == 2
 
 

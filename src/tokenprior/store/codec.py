@@ -34,8 +34,8 @@ def redacted(value: Any) -> Any:
 
 
 def plain(text: str) -> str:
-    """A text that a database takes: lone surrogates as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """A text that every database takes: lone surrogates and zero bytes as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
 
 
 def usage_to_json(usage: Usage) -> dict[str, Any]:

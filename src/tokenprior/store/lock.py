@@ -1,16 +1,13 @@
-"""Lock: one process at a run. The system lets go of it when the process ends, however it ends."""
+"""Lock: one process at a run of a store file. The system lets go of it when the process ends, however it ends."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import socket
 import time
 from pathlib import Path
-
-import sqlalchemy as sa
 
 from tokenprior.errors import RunLocked, StoreError
 
@@ -48,7 +45,7 @@ class RunLock:
             # Whoever held it before takes the file away when done; a lock on a file that is gone locks nobody out.
             if _is_still(self._path, self._file):
                 os.ftruncate(self._file, 0)
-                os.write(self._file, _me().encode())
+                os.write(self._file, me().encode())
                 return
             os.close(self._file)
 
@@ -72,8 +69,7 @@ def holder(store: Path, run: str) -> int | None:
         _lock(file)  # let go of again when the file is closed
     except OSError:
         with contextlib.suppress(OSError, ValueError):
-            process, _, machine = os.read(file, 300).decode().partition(" ")
-            return int(process) if machine == socket.gethostname() else None
+            return here(os.read(file, 300).decode())
     finally:
         os.close(file)
     return None
@@ -83,8 +79,15 @@ def _place(store: Path, run: str) -> Path:
     return store.with_name(f"{store.name}.{run}.lock")
 
 
-def _me() -> str:
+def me() -> str:
+    """This process: its number and its machine."""
     return f"{os.getpid()} {socket.gethostname()}"
+
+
+def here(process: str) -> int | None:
+    """The number of a process, as `me` wrote it; `None` for one of another machine."""
+    number, _, machine = process.partition(" ")
+    return int(number) if machine == socket.gethostname() else None
 
 
 def _is_still(path: Path, file: int) -> bool:
@@ -107,20 +110,3 @@ else:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-class DatabaseLock(RunLock):
-    """The same on a database server: a session-wide advisory lock on a connection of its own (PostgreSQL)."""
-
-    def __init__(self, engine: sa.Engine, run: str) -> None:
-        if engine.dialect.name != "postgresql":
-            raise StoreError(f"a {engine.dialect.name} store cannot lock a run: use a SQLite file or PostgreSQL")
-        self._connection = engine.connect()
-        number = int.from_bytes(hashlib.sha256(run.encode()).digest()[:8], "big", signed=True)
-        if not self._connection.execute(sa.select(sa.func.pg_try_advisory_lock(number))).scalar():
-            self._connection.close()
-            raise RunLocked(f"run {run} is being worked on by another process: wait for it, or stop it first")
-
-    def release(self) -> None:
-        self._connection.invalidate()
-        self._connection.close()

@@ -5,106 +5,81 @@ from __future__ import annotations
 import json
 import re
 import time
+import uuid
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from tokenprior.errors import ConfigError, NotFound, StoreError
 from tokenprior.library import Library
 from tokenprior.redact import redact
 from tokenprior.store import codec, schema
+from tokenprior.store.address import Place, place_of, reading_engine, shown, writing_engine
 from tokenprior.store.lock import RunLock, holder
 from tokenprior.store.record import RunRecord, RunStore
+from tokenprior.store.server_lock import RunWriter, ServerLock, ServerLocks, holder_on_server
 from tokenprior.store.versions import LibraryVersion, versions
-from tokenprior.store.writer import Writer, store_error
+from tokenprior.store.writer import NAMED, Writer, store_error
 from tokenprior.text import shorten
 
 T = TypeVar("T")
 
 NEWEST = "0005"
+MIGRATING = 0x746F_6B65_6E70_7269  # the advisory lock of whoever changes the schema of a server
+READ_AGAIN_S = 10.0
 
 
 def open_store(where: str | Path) -> Store:
     """Open a store, and make it if it is not there.
 
     Args:
-        where: a file's path, or any SQLAlchemy address such as `postgresql+psycopg://...`.
+        where: a file's path, or the address of a database on a server such as `postgresql+psycopg://...`.
 
     Raises:
+        ConfigError: it is no such address, or its driver is not installed.
         StoreError: it cannot be opened, is no store, or was written by a newer tokenprior.
     """
-    address = str(where)
-    path = None if "://" in address else Path(address)
-    try:
-        engine = sa.create_engine(
-            f"sqlite:///{path}" if path else address,
-            # SQLite is used by the writer's thread alone; other threads hand it their operations.
-            **({"poolclass": StaticPool, "connect_args": {"check_same_thread": False}} if path else {}),
-        )
-    except (ArgumentError, ImportError, SQLAlchemyError) as error:
-        raise ConfigError(f"store {redact(address)!r}: {shorten(error, 200)}") from error
-    if path is not None:
+    place = place_of(where)
+    if isinstance(place, Path):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"{path.parent}: cannot be made: {error.strerror}") from error
-        sa.event.listen(engine, "connect", _set_up_sqlite)
-        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-    shown = redact(address)
+            raise StoreError(f"{place.parent}: cannot be made: {error.strerror}") from error
+    identity = uuid.uuid4().hex
+    engine = writing_engine(place, NAMED.format(identity))
     try:
-        _migrate(engine, shown)
+        _migrate(engine, shown(place))
     except StoreError:
         engine.dispose()
         raise
     except SQLAlchemyError as error:
         engine.dispose()
         cause = shorten(getattr(error, "orig", None) or error, 200)
-        raise StoreError(
-            f"{shown}: cannot be opened: {cause} (is the folder writable, and the file a store?)"
-        ) from error
-    return Store(engine, path, shown)
+        advice = "is the folder writable, and the file a store?"
+        if not isinstance(place, Path):
+            advice = "is the server up, and are user, password and database right?"
+        raise StoreError(f"{shown(place)}: cannot be opened: {cause} ({advice})") from error
+    return Store(engine, place, identity)
 
 
-def _set_up_sqlite(connection: Any, _record: Any) -> None:
-    # autocommit: transactions begin where SQLAlchemy says so, not where the driver guesses.
-    connection.isolation_level = None
-    connection.execute("PRAGMA busy_timeout = 30000")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-
-
-def _reading_engine(path: Path) -> sa.Engine:
-    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
-
-    def set_up(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None
-        connection.execute("PRAGMA busy_timeout = 30000")
-        connection.execute("PRAGMA query_only = ON")
-
-    sa.event.listen(engine, "connect", set_up)
-    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN DEFERRED"))
-    return engine
-
-
-def _migrate(engine: sa.Engine, shown: str) -> None:
-    with engine.connect() as connection:
-        with connection.begin():
-            if sa.inspect(connection).has_table("alembic_version"):
-                found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-                if found == NEWEST:
-                    return
-                if found is not None and not re.fullmatch(r"\d{4}", str(found)):
-                    raise StoreError(f"{shown}: is another program's database, no store: give another file")
-                if found is not None and str(found) > NEWEST:
-                    raise StoreError(
-                        f"{shown}: written by a newer tokenprior (schema {found}): pip install -U tokenprior"
-                    )
-            elif engine.dialect.name == "sqlite" and sa.inspect(connection).get_table_names():
-                raise StoreError(f"{shown}: is another program's database, no store: give another file")
+def _migrate(engine: sa.Engine, where: str) -> None:
+    """Bring the schema up to date, in one transaction: of several that come at once, one does it."""
+    with engine.connect() as connection, connection.begin():
+        if engine.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATING)))
+        if sa.inspect(connection).has_table("alembic_version"):
+            found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+            if found == NEWEST:
+                return
+            if found is not None and not re.fullmatch(r"\d{4}", str(found)):
+                raise StoreError(f"{where}: is another program's database, no store: give another")
+            if found is not None and str(found) > NEWEST:
+                raise StoreError(f"{where}: written by a newer tokenprior (schema {found}): pip install -U tokenprior")
+        elif sa.inspect(connection).get_table_names():
+            raise StoreError(f"{where}: is another program's database, no store: give another")
         from alembic import command
         from alembic.config import Config
 
@@ -118,10 +93,12 @@ def _migrate(engine: sa.Engine, shown: str) -> None:
 class Store:
     """An open store. Reading methods may be called from any thread; writing is done through a `RunStore`."""
 
-    def __init__(self, engine: sa.Engine, path: Path | None, shown: str) -> None:
-        self._engine, self._path, self._shown = engine, path, shown
-        self._reading = _reading_engine(path) if path else engine
-        self.writer = Writer(engine, shown)
+    def __init__(self, engine: sa.Engine, place: Place, identity: str) -> None:
+        self._engine, self._place, self._shown = engine, place, shown(place)
+        self._reading = reading_engine(place)
+        self._locks = None if isinstance(place, Path) else ServerLocks(identity, self._shown)
+        again = self._locks.take_again if self._locks else None
+        self.writer = Writer(engine, self._shown, identity, again)
 
     def close(self) -> None:
         """Finish what was asked for and close."""
@@ -132,19 +109,25 @@ class Store:
     def read(self, operation: Callable[[sa.Connection], T]) -> T:
         """Look something up, in one transaction that sees all that was committed before it began.
 
-        SQLite has a connection for it that takes no lock from whoever writes, in this process or another, and cannot
-        write itself.
+        It has a connection that takes no lock from whoever writes, in this process or another, and cannot write itself.
+        If a server drops it, the operation is called again, for some seconds.
 
         Raises:
             StoreError: it cannot be read, or is closed.
         """
-        if self.writer.closed:
-            raise StoreError(f"{self._shown}: the store is closed")
-        try:
-            with self._reading.connect() as connection, connection.begin():
-                return operation(connection)
-        except SQLAlchemyError as error:
-            raise store_error(self._shown, error) from error
+        began, pause = time.monotonic(), 0.1
+        while True:
+            if self.writer.closed:
+                raise StoreError(f"{self._shown}: the store is closed")
+            try:
+                with self._reading.connect() as connection, connection.begin():
+                    return operation(connection)
+            except SQLAlchemyError as error:
+                dropped = isinstance(error, OperationalError) and not isinstance(self._place, Path)
+                if not dropped or time.monotonic() - began > READ_AGAIN_S:
+                    raise store_error(self._shown, error) from error
+                time.sleep(pause)
+                pause = min(2 * pause, 1.0)
 
     def __enter__(self) -> Store:
         return self
@@ -164,7 +147,7 @@ class Store:
         Raises:
             RunLocked: another process is at work on it.
         """
-        lock = self._lock(run)
+        lock = self.lock(run)
 
         def begin(connection: sa.Connection) -> None:
             now = time.time()
@@ -191,29 +174,35 @@ class Store:
             doubt = (schema.calls.c.run == run) & (schema.calls.c.state == "sent")
             connection.execute(schema.calls.update().where(doubt).values(state="unknown"))
 
+        writer = RunWriter(self.writer, lock) if isinstance(lock, ServerLock) else self.writer
         try:
-            self.writer.run_now(begin)
+            writer.run_now(begin)
         except BaseException:
             lock.release()
             raise
-        return RunStore(self.writer, run, name, lock)
+        return RunStore(writer, run, name, lock)
 
     @property
     def path(self) -> Path | None:
         """The file; `None` for a database on a server."""
-        return self._path
+        return self._place if isinstance(self._place, Path) else None
 
     def holder(self, run: str) -> int | None:
-        """The process at work on a run; `None` if there is none, or if that cannot be told: of a run in a database on a
-        server, or of a process on another machine."""
-        return holder(self._path, run) if self._path else None
+        """The process of this machine at work on a run; `None` if there is none, or if that cannot be told."""
+        if isinstance(self._place, Path):
+            return holder(self._place, run)
+        return self.read(lambda connection: holder_on_server(connection, run))
 
-    def _lock(self, run: str) -> RunLock:
-        if self._path is None:
-            from tokenprior.store.lock import DatabaseLock
+    def lock(self, run: str) -> RunLock | ServerLock:
+        """Keep every other process from working on a run, until the lock is released.
 
-            return DatabaseLock(self._engine, run)
-        return RunLock(self._path, run)
+        Raises:
+            RunLocked: one is at work on it.
+        """
+        if isinstance(self._place, Path):
+            return RunLock(self._place, run)
+        assert self._locks is not None, "a server has them"
+        return ServerLock(self._locks, self.writer, run)
 
     def runs(self) -> list[RunRecord]:
         """All runs, the newest first."""

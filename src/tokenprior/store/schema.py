@@ -17,17 +17,24 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+from sqlalchemy.types import TypeEngine
 
 metadata = MetaData()
+
+
+def _text(length: int) -> TypeEngine[str]:
+    """A short text. A server holds it to no length, and orders and compares it by its bytes, as SQLite does."""
+    return String(length).with_variant(Text(collation="C"), "postgresql")
+
 
 runs = Table(
     "runs",
     metadata,
-    Column("id", String(80), primary_key=True),
-    Column("name", String(64), nullable=False, index=True),
-    Column("kind", String(16), nullable=False),
+    Column("id", _text(80), primary_key=True),
+    Column("name", _text(64), nullable=False, index=True),
+    Column("kind", _text(16), nullable=False),
     Column("config", Text, nullable=False),
-    Column("state", String(16), nullable=False),
+    Column("state", _text(16), nullable=False),
     Column("detail", Text, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
@@ -39,13 +46,13 @@ calls = Table(
     "calls",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("run", String(80), nullable=False),
-    Column("name", String(64), nullable=False),
-    Column("key", String(255), nullable=False),
-    Column("request_hash", String(20), nullable=False),
+    Column("run", _text(80), nullable=False),
+    Column("name", _text(64), nullable=False),
+    Column("key", _text(255), nullable=False),
+    Column("request_hash", _text(20), nullable=False),
     Column("attempt", Integer, nullable=False),
-    Column("model", String(255), nullable=False),
-    Column("state", String(8), nullable=False),  # sent, done, failed, unknown
+    Column("model", _text(255), nullable=False),
+    Column("state", _text(8), nullable=False),  # sent, done, failed, unknown
     Column("request", Text, nullable=False),
     Column("reply", Text),
     Column("error", Text),
@@ -55,7 +62,7 @@ calls = Table(
     Column("cost_usd", Float),
     Column("latency_s", Float),
     Column("sent_at", Float, nullable=False),
-    Column("phase", String(16), nullable=False, server_default=""),  # as in the key
+    Column("phase", _text(16), nullable=False, server_default=""),  # as in the key
     Column("step", Integer, nullable=False, server_default="0"),
     UniqueConstraint("run", "key", "request_hash", "attempt"),
     Index("ix_calls_replay", "name", "key", "request_hash", "state"),
@@ -67,15 +74,31 @@ calls = Table(
     ),
 )
 
+# Calls that were sent together, to be answered within hours.
+batches = Table(
+    "batches",
+    metadata,
+    Column("run", _text(80), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("model", _text(255), nullable=False),
+    Column("by_program", Integer, nullable=False),
+    Column("made_at", Float, nullable=False),
+    Column("file", _text(255), nullable=False),  # as the provider calls it; empty before it was there
+    Column("batch", _text(255), nullable=False),
+    Column("calls", Text, nullable=False),  # their ids
+    Column("ended_at", Float),
+    PrimaryKeyConstraint("run", "number"),
+)
+
 tool_calls = Table(
     "tool_calls",
     metadata,
-    Column("run", String(80), nullable=False),
-    Column("place", String(320), nullable=False),  # the call of the model that asked for it, and its number there
-    Column("made_of", String(20), nullable=False),
-    Column("tool", String(64), nullable=False),
+    Column("run", _text(80), nullable=False),
+    Column("place", _text(320), nullable=False),  # the call of the model that asked for it, and its number there
+    Column("made_of", _text(20), nullable=False),
+    Column("tool", _text(64), nullable=False),
     Column("arguments", Text, nullable=False),
-    Column("state", String(8), nullable=False),  # sent, done
+    Column("state", _text(8), nullable=False),  # sent, done
     Column("result", Text),
     Column("sent_at", Float, nullable=False),
     PrimaryKeyConstraint("run", "place", "made_of"),
@@ -84,18 +107,18 @@ tool_calls = Table(
 rollouts = Table(
     "rollouts",
     metadata,
-    Column("run", String(80), nullable=False),
-    Column("name", String(64), nullable=False),
-    Column("phase", String(16), nullable=False),
+    Column("run", _text(80), nullable=False),
+    Column("name", _text(64), nullable=False),
+    Column("phase", _text(16), nullable=False),
     Column("step", Integer, nullable=False),
-    Column("task", String(255), nullable=False),
+    Column("task", _text(255), nullable=False),
     Column("attempt", Integer, nullable=False),
-    Column("input_hash", String(20), nullable=False),
+    Column("input_hash", _text(20), nullable=False),
     Column("rollout", Text, nullable=False),
-    Column("verifier", String(20)),
+    Column("verifier", _text(20)),
     Column("reward", Text),
     Column("reward_value", Float),  # the number in it
-    Column("trouble", String(80)),  # why there is none: `failed: KIND` or `unscored: REASON`
+    Column("trouble", _text(80)),  # why there is none: `failed: KIND` or `unscored: REASON`
     PrimaryKeyConstraint("run", "phase", "step", "task", "attempt", "input_hash"),
     Index("ix_rollouts_replay", "name", "phase", "step", "task", "attempt", "input_hash"),
     # Attempts counted and averaged without reading their texts.
@@ -105,9 +128,9 @@ rollouts = Table(
 advantages = Table(
     "advantages",
     metadata,
-    Column("run", String(80), nullable=False),
+    Column("run", _text(80), nullable=False),
     Column("step", Integer, nullable=False),
-    Column("task", String(255), nullable=False),
+    Column("task", _text(255), nullable=False),
     Column("advantage", Text, nullable=False),
     PrimaryKeyConstraint("run", "step", "task"),
 )
@@ -115,13 +138,13 @@ advantages = Table(
 steps = Table(
     "steps",
     metadata,
-    Column("run", String(80), nullable=False),
+    Column("run", _text(80), nullable=False),
     Column("step", Integer, nullable=False),
     Column("epoch", Integer, nullable=False),
-    Column("library_version", String(12), nullable=False),
+    Column("library_version", _text(12), nullable=False),
     Column("library", Text, nullable=False),  # what learning goes on from
     Column("report", Text, nullable=False),
-    Column("shipped_version", String(12)),
+    Column("shipped_version", _text(12)),
     Column("shipped", Text),  # what is used
     Column("observations", Text),  # rewards of attempts that saw different parts of the library
     PrimaryKeyConstraint("run", "step"),
@@ -130,10 +153,10 @@ steps = Table(
 trials = Table(
     "trials",
     metadata,
-    Column("run", String(80), nullable=False),
+    Column("run", _text(80), nullable=False),
     Column("step", Integer, nullable=False),
     Column("sequence", Integer, nullable=False),
-    Column("candidate_version", String(12), nullable=False),
+    Column("candidate_version", _text(12), nullable=False),
     Column("candidate", Text, nullable=False),
     Column("figures", Text, nullable=False),
     PrimaryKeyConstraint("run", "step", "sequence"),
@@ -142,9 +165,9 @@ trials = Table(
 pins = Table(
     "pins",
     metadata,
-    Column("run", String(80), nullable=False),
+    Column("run", _text(80), nullable=False),
     Column("sequence", Integer, nullable=False),
-    Column("version", String(12)),  # empty: no longer pinned
+    Column("version", _text(12)),  # empty: no longer pinned
     Column("reason", Text, nullable=False),
     Column("pinned_at", Float, nullable=False),
     PrimaryKeyConstraint("run", "sequence"),
@@ -153,11 +176,11 @@ pins = Table(
 operations = Table(
     "operations",
     metadata,
-    Column("run", String(80), nullable=False),
+    Column("run", _text(80), nullable=False),
     Column("step", Integer, nullable=False),
     Column("sequence", Integer, nullable=False),
     Column("operation", Text, nullable=False),
-    Column("outcome", String(8), nullable=False),  # done, refused
+    Column("outcome", _text(8), nullable=False),  # done, refused
     Column("reason", Text, nullable=False),
     PrimaryKeyConstraint("run", "step", "sequence"),
 )
@@ -165,9 +188,9 @@ operations = Table(
 evaluations = Table(
     "evaluations",
     metadata,
-    Column("run", String(80), nullable=False),
-    Column("arm", String(64), nullable=False),
-    Column("library_version", String(12), nullable=False),
+    Column("run", _text(80), nullable=False),
+    Column("arm", _text(64), nullable=False),
+    Column("library_version", _text(12), nullable=False),
     Column("report", Text, nullable=False),
     PrimaryKeyConstraint("run", "arm"),
 )
@@ -175,21 +198,21 @@ evaluations = Table(
 comparisons = Table(
     "comparisons",
     metadata,
-    Column("run", String(80), primary_key=True),
+    Column("run", _text(80), primary_key=True),
     Column("comparison", Text, nullable=False),  # all of it but the arms, whose reports stand in `evaluations`
 )
 
 edits = Table(
     "edits",
     metadata,
-    Column("run", String(80), nullable=False),
+    Column("run", _text(80), nullable=False),
     Column("sequence", Integer, nullable=False),
     Column("step", Integer, nullable=False),  # the last that was finished then; -1 for none
-    Column("author", String(80), nullable=False),
+    Column("author", _text(80), nullable=False),
     Column("reason", Text, nullable=False),
     Column("operations", Text, nullable=False),  # each with the words that it was made on
-    Column("before_version", String(12), nullable=False),
-    Column("edited_version", String(12), nullable=False),
+    Column("before_version", _text(12), nullable=False),
+    Column("edited_version", _text(12), nullable=False),
     Column("edited", Text, nullable=False),  # the library that came of it
     Column("edited_at", Float, nullable=False),
     PrimaryKeyConstraint("run", "sequence"),
@@ -199,21 +222,21 @@ edits = Table(
 served = Table(
     "served",
     metadata,
-    Column("id", String(40), primary_key=True),
-    Column("reply_id", String(255), index=True),  # as the endpoint called its reply
-    Column("library", String(64), nullable=False),  # the name that it is served under
-    Column("version", String(12), nullable=False),  # of a request held out: what it would have seen
+    Column("id", _text(40), primary_key=True),
+    Column("reply_id", _text(255), index=True),  # as the endpoint called its reply
+    Column("library", _text(64), nullable=False),  # the name that it is served under
+    Column("version", _text(12), nullable=False),  # of a request held out: what it would have seen
     Column("held_out", Integer, nullable=False),
     Column("share", Float, nullable=False),  # of the requests that were held out at that time
-    Column("unit", String(40), nullable=False),  # what was drawn by lot: the request, or the user it came from
-    Column("source", String(8), nullable=False),  # proxy, mcp
-    Column("model", String(255), nullable=False),
+    Column("unit", _text(40), nullable=False),  # what was drawn by lot: the request, or the user it came from
+    Column("source", _text(8), nullable=False),  # proxy, mcp
+    Column("model", _text(255), nullable=False),
     Column("status", Integer, nullable=False),
     Column("input_tokens", Integer, nullable=False),
     Column("output_tokens", Integer, nullable=False),
     Column("latency_s", Float, nullable=False),
     Column("served_at", Float, nullable=False),
-    Column("task", String(255)),
+    Column("task", _text(255)),
     Column("exchange", Text),  # messages and output, where that was allowed
     Column("reward", Text),
     Column("reward_value", Float),  # of the reward; empty while there is none, or it is unscored
@@ -224,4 +247,21 @@ served = Table(
         *("library", "version", "share", "held_out", "unit"),
         *("reward_value", "status", "input_tokens", "output_tokens", "served_at"),
     ),
+)
+
+# Of a store on a server: who writes to it, how many commits of theirs it has, and which run each of them works on.
+writers = Table(
+    "writers",
+    metadata,
+    Column("id", _text(40), primary_key=True),
+    Column("process", Text, nullable=False),  # its number and its machine
+    Column("commits", Integer, nullable=False),
+    Column("seen_at", Float, nullable=False),
+)
+
+holders = Table(
+    "holders",
+    metadata,
+    Column("run", _text(80), primary_key=True),
+    Column("writer", _text(40), nullable=False),
 )

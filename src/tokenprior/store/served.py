@@ -140,7 +140,7 @@ def _rewarded(reward: Reward | None, at: float, secrets: Secrets) -> dict[str, A
 
 def _name(text: str) -> str:
     """A name that any database takes: one that it refuses would take those noted with it along."""
-    return codec.plain(text).replace("\0", "\\0")[:_LONGEST_NAME]
+    return codec.plain(text)[:_LONGEST_NAME]
 
 
 @lru_cache

@@ -3,44 +3,84 @@
 Every operation is a function of the connection, called again if what it shared a commit with went wrong. Those that
 wait while a commit is under way share the next one (group commit), so that each call can be durable before it leaves
 without paying a disk flush of its own. What an operation returns reaches its caller only after the commit.
+
+A server may be restarted, or a connection drop. Then the writer connects again, for some minutes, and goes on:
+
+1. Sessions of its own that the server has not yet given up are ended, so that nothing of theirs can come late.
+2. The locks of its runs are taken again (`Session.on_connect`). Whoever lost one writes nothing more of that run.
+3. If the connection dropped in the middle of a commit, the count of commits in the table `writers`, which is part of
+   each commit, says whether that one was kept. It is not done twice, and not left out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import queue
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from tokenprior.errors import StoreError, TokenpriorError
+from tokenprior.store import schema
+from tokenprior.store.lock import me
 from tokenprior.text import shorten
 
 T = TypeVar("T")
 Operation = Callable[[Connection], Any]
 
 MAX_BATCH = 512
+GIVES_UP_AFTER_S = 300.0
+PAUSES_S = (0.1, 5.0)  # between two tries to connect: the first pause and the longest
+REMEMBERED_S = 30 * 86_400.0  # how long a writer is known that ended without a word
+ENDED_WITHIN = 300  # looks, each after a pause
+NAMED = "tokenprior {}"  # the connection of a writer on a server
+
+log = logging.getLogger("tokenprior.store")
+
+
+class _NoAnswer(StoreError):
+    """The server did not answer for as long as it was waited for."""
 
 
 class Writer:
-    """Runs operations in the order in which they come in."""
+    """Runs operations in the order in which they come in.
 
-    def __init__(self, engine: Engine, where: str) -> None:
-        self._engine, self._where = engine, where
+    Args:
+        engine: for one connection.
+        where: the store, as it may be shown.
+        identity: of this writer among all that ever write to a server.
+        on_connect: called in the writer's thread with each new connection but the first, before anything else is done
+            with it.
+    """
+
+    def __init__(
+        self, engine: Engine, where: str, identity: str = "", on_connect: Callable[[Connection], None] | None = None
+    ) -> None:
+        self._engine, self._where, self._identity, self._on_connect = engine, where, identity, on_connect
+        self._server = engine.dialect.name != "sqlite"
+        self._connection: Connection | None = None
+        self._connected_before = False
+        self._commits = 0
+        self._patience_s = GIVES_UP_AFTER_S
         self._queue: queue.SimpleQueue[tuple[Operation, Future[Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="tokenprior-store", daemon=True)
+        self._closing = threading.Event()
         self._thread.start()
-        self._closed = False
 
     async def run(self, operation: Callable[[Connection], T]) -> T:
         """Carry out an operation; returns after its commit.
 
         Raises:
-            StoreError: the operation or its commit failed, and left nothing behind.
+            StoreError: the operation or its commit failed, and left nothing behind; or the store did not answer for
+                some minutes, and whether the operation was kept is not known.
         """
         return await asyncio.wrap_future(self._put(operation))
 
@@ -54,52 +94,161 @@ class Writer:
 
     @property
     def closed(self) -> bool:
-        return self._closed
+        return self._closing.is_set()
 
     def _put(self, operation: Callable[[Connection], T]) -> Future[T]:
-        if self._closed:
+        if self.closed:
             raise StoreError(f"{self._where}: the store is closed")
         future: Future[T] = Future()
         self._queue.put((operation, future))
         return future
 
     def close(self) -> None:
-        """Finish what was asked for, then end the thread."""
-        if not self._closed:
-            self._closed = True
+        """Finish what was asked for, then end the thread. A server that does not answer is not waited for."""
+        if not self.closed:
+            self._closing.set()
             self._queue.put(None)
-            self._thread.join()
+        self._thread.join()
 
     def _work(self) -> None:
-        with self._engine.connect() as connection:
-            while (first := self._queue.get()) is not None:
-                batch, last = [first], False
-                with contextlib.suppress(queue.Empty):
-                    while len(batch) < MAX_BATCH:
-                        item = self._queue.get_nowait()
-                        if item is None:
-                            last = True
-                            break
-                        batch.append(item)
-                self._commit(connection, batch)
-                if last:
-                    return
+        last = False
+        while not last and (first := self._queue.get()) is not None:
+            batch = [first]
+            with contextlib.suppress(queue.Empty):
+                while len(batch) < MAX_BATCH:
+                    item = self._queue.get_nowait()
+                    if item is None:
+                        last = True
+                        break
+                    batch.append(item)
+            self._commit(batch)
+        if self._server and self._connection is not None:
+            gone = schema.writers.delete().where(schema.writers.c.id == self._identity)
+            with contextlib.suppress(DBAPIError), self._connection.begin():
+                self._connection.execute(gone)
+        self._disconnect()
 
-    def _commit(self, connection: Connection, batch: list[tuple[Operation, Future[Any]]]) -> None:
+    def _commit(self, batch: list[tuple[Operation, Future[Any]]]) -> None:
         try:
-            with connection.begin():
-                results = [operation(connection) for operation, _ in batch]
+            results = self._committed([operation for operation, _ in batch])
         except Exception as error:
-            if len(batch) > 1:
+            if len(batch) > 1 and not isinstance(error, _NoAnswer):
                 # Nothing of it was kept. One bad operation does not take its neighbours with it: each goes alone now.
                 # Not by savepoints: a full disk makes SQLite roll back all of a transaction, savepoints included.
                 for one in batch:
-                    self._commit(connection, [one])
+                    self._commit([one])
                 return
-            _settle(batch[0][1], error=error if isinstance(error, TokenpriorError) else store_error(self._where, error))
+            told = error if isinstance(error, TokenpriorError) else store_error(self._where, error)
+            for _, future in batch:
+                _settle(future, error=told)
             return
         for (_, future), result in zip(batch, results, strict=True):
             _settle(future, result=result)
+
+    def _committed(self, operations: Sequence[Operation]) -> list[Any]:
+        """Carry out operations in one transaction, however often the connection drops."""
+        in_doubt: list[Any] | None = None  # what they returned, of a commit that was not answered
+        while True:
+            connection = self._connect()
+            counted = False
+            try:
+                if in_doubt is not None and self._was_kept(connection):
+                    self._commits += 1
+                    return in_doubt
+                in_doubt = None
+                with connection.begin():
+                    results = [operation(connection) for operation in operations]
+                    counted = self._count(connection)
+                    in_doubt = results if counted else None
+            except DBAPIError as error:
+                if not (self._server and error.connection_invalidated):
+                    raise
+                self._disconnect()
+            else:
+                self._commits += counted
+                return results
+
+    # A server.
+
+    def _count(self, connection: Connection) -> bool:
+        """Count this commit, if it is to change anything; whether it is."""
+        if not self._server:
+            return False
+        table = schema.writers
+        changed = (table.c.id == self._identity, sa.func.pg_current_xact_id_if_assigned().is_not(None))
+        now = {"commits": self._commits + 1, "seen_at": time.time()}
+        return connection.execute(table.update().where(*changed).values(now)).rowcount == 1
+
+    def _was_kept(self, connection: Connection) -> bool:
+        """Whether the commit in doubt was; waits for a transaction that is still on its way."""
+        columns = schema.writers.c
+        with connection.begin():
+            query = sa.select(columns.commits).where(columns.id == self._identity).with_for_update()
+            return connection.execute(query).scalar() == self._commits + 1
+
+    def _connect(self) -> Connection:
+        """The connection; if it was lost, or there was none yet, a new one.
+
+        Raises:
+            StoreError: the server did not answer for some minutes.
+        """
+        if self._connection is not None:
+            return self._connection
+        began, pause = time.monotonic(), PAUSES_S[0]
+        while True:
+            try:
+                self._connection = self._engine.connect()
+                if self._server:
+                    self._introduce(self._connection)
+            except DBAPIError as error:
+                self._disconnect()
+                if not self._server:
+                    raise
+                cause = shorten(error.orig, 200)
+                if time.monotonic() - began >= self._patience_s or self.closed:
+                    self._patience_s = 0.0  # of what waits behind this, nothing waits as long again
+                    raise _NoAnswer(
+                        f"{self._where}: the store does not answer: {cause}; what was written before is safe, and the "
+                        "same command goes on"
+                    ) from error
+                log.warning("%s: the store does not answer, trying again: %s", self._where, cause)
+                self._closing.wait(pause)
+                pause = min(2 * pause, PAUSES_S[1])
+            else:
+                self._patience_s = GIVES_UP_AFTER_S
+                return self._connection
+
+    def _introduce(self, connection: Connection) -> None:
+        """Make this writer known on a new connection, and the only one of its name."""
+        if self._connected_before:
+            others = sa.text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE application_name = :name AND pid <> pg_backend_pid()"
+            )
+            for _ in range(ENDED_WITHIN):
+                with connection.begin():
+                    if not connection.execute(others, {"name": NAMED.format(self._identity)}).all():
+                        break
+                time.sleep(PAUSES_S[0])
+            else:
+                raise StoreError(f"{self._where}: the server does not end the session that was lost: end it by hand")
+        from sqlalchemy.dialects.postgresql import insert
+
+        columns, now = schema.writers.c, time.time()
+        row = {"id": self._identity, "process": me(), "commits": 0, "seen_at": now}
+        with connection.begin():
+            connection.execute(insert(schema.writers).values(row).on_conflict_do_nothing())
+            connection.execute(schema.writers.delete().where(columns.seen_at < now - REMEMBERED_S))
+        if self._connected_before and self._on_connect:
+            self._on_connect(connection)
+        self._connected_before = True
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(DBAPIError):
+                connection.invalidate()
+            connection.close()
 
 
 def store_error(where: str, error: Exception) -> StoreError:
