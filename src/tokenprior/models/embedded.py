@@ -43,6 +43,8 @@ class EmbeddedServer:
         slots: int = 2,
         context_per_slot: int = 4096,
         threads: int | None = None,
+        batch: int | None = None,
+        slot_folder: str | Path | None = None,
         argv: Sequence[str] | None = None,
         start_timeout_s: float = 120.0,
     ) -> None:
@@ -53,6 +55,8 @@ class EmbeddedServer:
             slots: prompts answered side by side, 1 or more; more requests than slots wait in line.
             context_per_slot: tokens of prompt and reply together, 1 or more; memory grows with their product.
             threads: 1 or more; `None` takes the cores this process may use.
+            batch: tokens of prompts evaluated in one go, 32 or more; `None` leaves it to llama.cpp.
+            slot_folder: where the state of a slot may be written and read; see `models.slots`.
             argv: another program to run instead; it must print `listening http://HOST:PORT` and end with its stdin.
             start_timeout_s: how long loading may take.
 
@@ -73,6 +77,8 @@ class EmbeddedServer:
             argv = [sys.executable, "-m", "tokenprior.models.embedded_server", "--model", str(self.path)]
             argv += ["--slots", str(slots), "--context-per-slot", str(context_per_slot)]
             argv += ["--threads", str(threads)] if threads is not None else []
+            argv += ["--batch", str(batch)] if batch is not None else []
+            argv += ["--slot-folder", str(slot_folder)] if slot_folder is not None else []
         self._argv = list(argv)
         self._start_timeout_s = start_timeout_s
         self._lock = asyncio.Lock()

@@ -23,6 +23,7 @@ from tokenprior.errors import EmbeddedModelError, MissingExtra, TokenpriorError
 
 PR_SET_PDEATHSIG = 1
 PROMPT_CACHE_MIB = 1024
+BATCH = 512  # what llama.cpp takes by itself
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--slots", type=int, default=2, help="prompts answered side by side")
     parser.add_argument("--context-per-slot", type=int, default=4096, help="tokens of prompt and reply together")
     parser.add_argument("--threads", type=int, default=None, help="default: as many as the cores allow")
+    parser.add_argument("--batch", type=int, default=BATCH, help="tokens of prompts evaluated in one go")
+    parser.add_argument("--slot-folder", default="", help="where slots may be written to and read from")
     parser.add_argument("--port", type=int, default=0, help="default: a free one")
     arguments = parser.parse_args(argv)
     _die_with_parent()
@@ -46,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
             slots=arguments.slots,
             context_per_slot=arguments.context_per_slot,
             threads=arguments.threads,
+            batch=arguments.batch,
+            slot_folder=arguments.slot_folder,
             port=arguments.port,
         )
     except TokenpriorError as error:
@@ -58,7 +63,16 @@ def main(argv: list[str] | None = None) -> int:
     os._exit(0)
 
 
-def serve(path: Path, *, slots: int, context_per_slot: int, threads: int | None = None, port: int = 0) -> Any:
+def serve(
+    path: Path,
+    *,
+    slots: int,
+    context_per_slot: int,
+    threads: int | None = None,
+    batch: int = BATCH,
+    slot_folder: str = "",
+    port: int = 0,
+) -> Any:
     """Load the model and start to listen on 127.0.0.1.
 
     Args:
@@ -66,6 +80,8 @@ def serve(path: Path, *, slots: int, context_per_slot: int, threads: int | None 
         slots: 1 or more.
         context_per_slot: tokens, 1 or more; a longer prompt is refused with HTTP 400, never cut.
         threads: 1 or more; `None` leaves the choice to `usable_cores` and llama.cpp.
+        batch: tokens of prompts evaluated in one go, 32 or more.
+        slot_folder: where the state of a slot may be written and read; empty allows neither.
         port: 0 takes a free one.
 
     Returns:
@@ -100,6 +116,9 @@ def serve(path: Path, *, slots: int, context_per_slot: int, threads: int | None 
     # The default lets every page that is open in a browser on this machine use the model and read its prompts.
     assign(params, "cors_origins", "http://127.0.0.1")
     assign(params, "endpoint_slots", False)
+    assign(params, "n_ubatch", batch)
+    if slot_folder:
+        assign(params, "slot_save_path", slot_folder.rstrip("/") + "/")
     assign(params, "ui", False)
     chosen = threads if threads is not None else usable_cores()
     if chosen is not None:

@@ -18,7 +18,7 @@ import re
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
@@ -57,6 +57,7 @@ class ForwardModel:
         count_streams: whether to ask for the usage of a stream. Without it `MeteredModel` estimates; there are servers
             that refuse `stream_options`.
         json_schema: whether the endpoint can be held to a schema of the reply.
+        place: gives the body to send in place of a body, and is left when that was answered; see `models.slots`.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class ForwardModel:
         path: str = "chat/completions",
         count_streams: bool = True,
         json_schema: bool = False,
+        place: Callable[[dict[str, Any]], AbstractAsyncContextManager[dict[str, Any]]] | None = None,
     ) -> None:
+        self._place = place or nullcontext
         self._base_url, self._name, self._model, self._path = base_url, name, model, path
         self._count_streams, self._json_schema = count_streams, json_schema
         # As it came: the bytes of a stream are handed on.
@@ -143,18 +146,19 @@ class ForwardModel:
     @asynccontextmanager
     async def _sent(self, body: dict[str, Any]) -> AsyncIterator[ClientResponse]:
         """Send a body; the response of a request that was not refused."""
-        base_url = self._base_url if isinstance(self._base_url, str) else await self._base_url()
-        sent = json.dumps(body).encode()
-        async with self._opened().post(
-            f"{base_url.rstrip('/')}/{self._path}",
-            data=sent if len(sent) < LARGE_BYTES else io.BytesIO(sent),
-            headers=self._headers,
-            allow_redirects=False,
-            proxy=_proxy(base_url),
-        ) as response:
-            if response.status != 200:
-                raise await self._refused(response)
-            yield response
+        async with self._place(body) as placed:
+            base_url = self._base_url if isinstance(self._base_url, str) else await self._base_url()
+            sent = json.dumps(placed).encode()
+            async with self._opened().post(
+                f"{base_url.rstrip('/')}/{self._path}",
+                data=sent if len(sent) < LARGE_BYTES else io.BytesIO(sent),
+                headers=self._headers,
+                allow_redirects=False,
+                proxy=_proxy(base_url),
+            ) as response:
+                if response.status != 200:
+                    raise await self._refused(response)
+                yield response
 
     async def _refused(self, response: ClientResponse) -> Exception:
         said = redact((await response.content.read(1_000_000)).decode("utf-8", "replace"))
