@@ -109,7 +109,9 @@ async def measure(path: Path, tuning: Tuning, *, attempts: int = ATTEMPTS, conte
         async def one(number: int) -> Usage:
             async with room:
                 key = CallKey(phase="rollout", task=f"{number // 2}", rollout=number % 2)
-                return (await model.answer(Request(key=key, messages=(), timeout_s=600.0, body=_body(number)))).usage
+                return (
+                    await model.answer(Request(key=key, messages=(), timeout_s=600.0, body=attempt_body(number)))
+                ).usage
 
         started = time.monotonic()
         usage = Usage()
@@ -131,7 +133,7 @@ def _changes() -> Iterator[dict[str, Any]]:
     yield from ({"batch": batch} for batch in (128, 1024))
 
 
-def _body(number: int) -> dict[str, Any]:
+def attempt_body(number: int) -> dict[str, Any]:
     """An attempt: two of them share a question, all of them the lessons."""
     lessons = "\n".join(f"[G{n}] {name}: {text}" for n, (name, text) in enumerate(_LESSONS))
     task = number // 2
