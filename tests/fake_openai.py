@@ -47,7 +47,7 @@ def request_id(messages: Sequence[Sequence[str]], temperature: float | None, see
 
 
 def phase_of(system: str) -> Phase:
-    return _PHASES.get(system, "rollout")
+    return next((phase for words, phase in _PHASES.items() if system.startswith(words)), "rollout")
 
 
 class FakeOpenAI:
@@ -124,8 +124,8 @@ class FakeOpenAI:
 
     async def serve(self, port: int, ready: Callable[[], None]) -> None:
         """Serve until closed."""
-        app = web.Application()
-        app.router.add_post("/v1/chat/completions", self._chat)
+        app = web.Application(client_max_size=300_000_000)
+        self.add_routes(app.router)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", port)
@@ -136,6 +136,9 @@ class FakeOpenAI:
             await self._closing.wait()
         finally:
             await runner.cleanup()
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        router.add_post("/v1/chat/completions", self._chat)
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()

@@ -51,7 +51,7 @@ GROUND = {
 
 # Files that the members of a family stand on beside their base.
 FAMILY_GROUND = {
-    "models": {"budget", "prices", "catalog", "chat_body"},
+    "models": {"budget", "prices", "catalog", "chat_body", "batch_api", "batched"},
     "agents": {"toolbox", "fenced", "frameworks", "gateway", "seat", "ending", "lookout"},
     "tools": {
         "address",
@@ -88,7 +88,17 @@ EXCEPTIONS = {
     ("store", "tools"): "and of the calls of tools",
     ("endpoint_settings", "models"): "settings become limits, prices and retry policies",
 }
-ASSEMBLERS = {"models.connect", "verifiers", "tools", "logs", "exports", "store", "models.embedded_server"}
+ASSEMBLERS = {
+    "models.connect",
+    "models.batching",
+    "verifiers",
+    "tools",
+    "logs",
+    "exports",
+    "store",
+    "models.embedded_server",
+    "models.tune",
+}
 
 HEAVY = {
     "aiohttp", "alembic", "genai_prices", "httpx", "jinja2", "json_repair", "jsonschema", "math_verify", "openai",
@@ -187,7 +197,7 @@ def test_verbs_import_no_member_of_a_family() -> None:
 
 def test_what_settings_import_of_a_family_is_values() -> None:
     found = {name for name in own(MODULES["endpoint_settings"]) if top(name) in FAMILIES}
-    assert found <= {"models.budget", "models.prices", "models.retried"}
+    assert found <= {"models.batched", "models.budget", "models.prices", "models.retried"}
 
 
 LIGHT = ["errors", *sorted(NOUNS & set(MODULES)), "__main__", *(module for module in MODULES if top(module) == "cli")]

@@ -28,6 +28,7 @@ class Progress:
         lessons: drawn in this phase.
         experiences: in the library.
         spent: tokens and money of the run so far.
+        waiting: what it has at a provider, in words; see `models.batched.AtProvider`.
     """
 
     phase: str = "starting"
@@ -43,6 +44,7 @@ class Progress:
     lessons: int = 0
     experiences: int = 0
     spent: Usage = field(default_factory=Usage)
+    waiting: str = ""
 
     @property
     def mean(self) -> float | None:
@@ -54,15 +56,19 @@ OnProgress = Callable[[Progress], None]
 
 
 class Tracker:
-    """Counts, and tells whoever wants to know."""
+    """Counts, and tells whoever wants to know.
 
-    def __init__(self, on_progress: OnProgress | None, spent: Callable[[], Usage]) -> None:
-        self._tell, self._spent = on_progress, spent
+    Args:
+        waiting: its words are those of `Progress.waiting`.
+    """
+
+    def __init__(self, on_progress: OnProgress | None, spent: Callable[[], Usage], waiting: object = "") -> None:
+        self._tell, self._spent, self._waiting = on_progress, spent, waiting
         self.now = Progress()
 
     def change(self, **values: object) -> None:
         """Set fields of the snapshot and hand it out."""
-        self.now = replace(self.now, **values, spent=self._spent())  # type: ignore[arg-type]  # names of Progress
+        self.now = replace(self.now, **values, spent=self._spent(), waiting=str(self._waiting))  # type: ignore[arg-type]  # names of Progress
         if self._tell:
             self._tell(self.now)
 

@@ -41,7 +41,9 @@ def describe(progress: Progress, left_s: float | None) -> str:
     if progress.step:
         parts.append(many(progress.experiences, "experience"))
     parts += [tokens(progress.spent), money(progress.spent)]
-    if left_s is not None:
+    if progress.waiting:
+        parts.append(progress.waiting)
+    elif left_s is not None:
         parts.append(f"about {_duration(left_s)} left in this phase")
     return " · ".join(parts)
 
@@ -54,7 +56,7 @@ class Live:
         self._status: Status | None = None
         self._phase = ("", 0)
         self._phase_began = self._shown = time.monotonic()
-        self._pulled = ""
+        self._pulled = self._waiting = ""
 
     def __enter__(self) -> Live:
         if self._console.is_terminal:
@@ -67,9 +69,12 @@ class Live:
     ) -> None:
         if self._status:
             self._status.stop()
+        if self._waiting and kind is not None:
+            print(f"{self._waiting}: it stays there; the same command goes on with it", file=sys.stderr, flush=True)
 
     def progress(self, progress: Progress) -> None:
         """Show a snapshot."""
+        self._waiting = progress.waiting
         now = time.monotonic()
         phase = (progress.phase, progress.step)
         fresh = phase != self._phase and progress.phase != "starting"

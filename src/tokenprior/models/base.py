@@ -160,6 +160,12 @@ class CallFailed(Exception):
         self.kind, self.detail, self.retryable, self.retry_after_s = kind, detail, retryable, retry_after_s
         self.body = body
 
+    def again(self) -> CallFailed:
+        """The same failure of another call."""
+        return CallFailed(
+            self.kind, self.detail, retryable=self.retryable, retry_after_s=self.retry_after_s, body=self.body
+        )
+
 
 def refusal(name: str, status: int, headers: Mapping[str, str], detail: str, body: str = "") -> Exception:
     """What an HTTP status other than success means: the one place where a refusal gets its meaning.
