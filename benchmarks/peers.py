@@ -64,7 +64,13 @@ Pairs = list[tuple[str, str]]  # question and right answer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One run: which library, in which world, with which means."""
+    """One run: which library, in which world, with which means.
+
+    Attributes:
+        batch: the mini-batch of SIMBA.
+        proposals: of GEPA (the package `gepa`) in one iteration.
+        retries: of one call; the libraries' own number is 3.
+    """
 
     library: str
     base_rate: float
@@ -77,6 +83,9 @@ class Setting:
     validation: int
     concurrency: int
     latency_s: float
+    batch: int = 8
+    proposals: int = 1
+    retries: int = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +111,7 @@ def run_gepa(setting: Setting, url: str) -> Shipped:
     import gepa
     from gepa.adapters.default_adapter.default_adapter import DefaultAdapter, EvaluationResult
     from gepa.lm import LM
+    from gepa.strategies.proposal_sampling import IndependentSampling
 
     def judge(data: Any, response: str) -> EvaluationResult:
         right = response.strip() == data["answer"]
@@ -118,13 +128,16 @@ def run_gepa(setting: Setting, url: str) -> Shipped:
         max_litellm_workers=setting.concurrency,
         litellm_batch_completion_kwargs=access,
     )
+    # The default adapter makes its model itself, and takes no number of retries.
+    adapter._lm.num_retries = setting.retries
     knobs = {"max_metric_calls": _metric_calls(setting)}
     result = gepa.optimize(
         seed_candidate={"instructions": SEED_INSTRUCTION},
         trainset=train,
         valset=validation,
         adapter=adapter,
-        reflection_lm=LM("openai/world", **access),
+        reflection_lm=LM("openai/world", num_retries=setting.retries, **access),
+        sampling_strategy=IndependentSampling(setting.proposals) if setting.proposals > 1 else None,
         logger=_Silent(),
         seed=setting.seed,
         **knobs,
@@ -146,7 +159,7 @@ def run_dspy_gepa(setting: Setting, url: str) -> Shipped:
 
     train, validation = _examples(setting)
     knobs = {"max_metric_calls": _metric_calls(setting)}
-    model = _model(url)
+    model = _model(setting, url)
     optimiser = dspy.GEPA(
         metric=metric,
         reflection_lm=model,
@@ -172,7 +185,7 @@ def run_mipro(setting: Setting, url: str) -> Shipped:
     knobs = {"num_candidates": candidates, "num_trials": (setting.budget - around) // len(validation)}
     if knobs["num_trials"] < 1:
         raise ValueError(f"the budget must be at least {around + len(validation)} calls")
-    model = _model(url)
+    model = _model(setting, url)
     with dspy.context(lm=model):
         optimiser = dspy.MIPROv2(
             metric=_exact,
@@ -193,7 +206,7 @@ def run_simba(setting: Setting, url: str) -> Shipped:
 
     train, validation = _examples(setting)
     items = train + validation
-    batch, candidates = 8, 6
+    batch, candidates = setting.batch, 6
     step = batch * (2 * candidates + 1) + candidates + 1  # sampling, candidates tried, and advice
     steps = 0
     while (steps + 1) * step + (min(steps + 1, candidates) + 1) * len(items) <= setting.budget:
@@ -201,7 +214,7 @@ def run_simba(setting: Setting, url: str) -> Shipped:
     if not steps:
         raise ValueError(f"the budget must be at least {step + 2 * len(items)} calls")
     knobs = {"bsize": batch, "num_candidates": candidates, "max_steps": steps}
-    model = _model(url)
+    model = _model(setting, url)
     with dspy.context(lm=model):
         optimiser = dspy.SIMBA(metric=_exact, num_threads=setting.concurrency, **knobs)
         made = optimiser.compile(_program(), trainset=items, seed=setting.seed)
@@ -234,17 +247,25 @@ def _examples(setting: Setting) -> tuple[list[Any], list[Any]]:
 
 
 def _metric_calls(setting: Setting) -> int:
-    last = 2 * 3 + setting.validation + 1
+    last = setting.proposals * (2 * 3 + 1) + setting.validation
     allowed = (setting.budget - last) * 6 // 7
     if allowed <= setting.validation:
         raise ValueError(f"the budget must be more than {setting.validation * 7 // 6 + last} calls")
     return allowed
 
 
-def _model(url: str) -> Any:
+def _model(setting: Setting, url: str) -> Any:
     import dspy
 
-    return dspy.LM("openai/world", api_base=url, api_key="none", cache=False, temperature=1.0, max_tokens=2_000)
+    return dspy.LM(
+        "openai/world",
+        api_base=url,
+        api_key="none",
+        cache=False,
+        temperature=1.0,
+        max_tokens=2_000,
+        num_retries=setting.retries,
+    )
 
 
 def _program() -> Any:
