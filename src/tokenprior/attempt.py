@@ -49,6 +49,7 @@ async def attempt(
     shelf: Shelf,
     phase: Phase = "rollout",
     step: int = 0,
+    indices: Sequence[int] | None = None,
     on_rollout: Callable[[Rollout, Reward], None] | None = None,
 ) -> Group:
     """Make a group of G attempts side by side. What was made before of the same inputs is not made again.
@@ -56,6 +57,7 @@ async def attempt(
     Args:
         priors: one for each of the G attempts.
         shelf: where the attempts are kept.
+        indices: of the attempts in their group; from 0 if not given.
         on_rollout: told of each attempt when it has its reward.
     """
 
@@ -76,7 +78,7 @@ async def attempt(
             on_rollout(rollout, reward)
         return rollout, reward
 
-    pairs = await all_of(one(index, prior) for index, prior in enumerate(priors))
+    pairs = await all_of(one(index, prior) for index, prior in zip(indices or range(len(priors)), priors, strict=True))
     return Group(task=task, rollouts=tuple(r for r, _ in pairs), rewards=tuple(w for _, w in pairs))
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, ValidationError, field_validator, model_validator
 
+from tokenprior.adaptive import GroupPlan
 from tokenprior.agent_settings import AgentSettings
 from tokenprior.endpoint_settings import BudgetSettings, EndpointSettings, PriceSettings
 from tokenprior.errors import ConfigError
@@ -57,6 +58,23 @@ class PriorSettings(Settings):
         return Rendering(tokens=self.tokens, relevant=self.relevant, core=self.core)
 
 
+class AdaptiveSettings(Settings):
+    """Which attempts are made and which are spared; see `adaptive.GroupPlan`, and docs/adaptive.md on what it is worth.
+
+    Attributes:
+        first: attempts of a group that are made first, the pairs among them. The others are made only while they could
+            change what the group is used for.
+        most: a group whose attempts are alike goes on up to so many, if the last group of its task was mixed.
+        rest_solved: for how many epochs a task rests after a group of nothing but successes, before it comes back.
+        rest_failed: the same after a group of nothing but failures.
+    """
+
+    first: Count | None = None
+    most: Count | None = None
+    rest_solved: Annotated[int, Field(ge=0)] = 0
+    rest_failed: Annotated[int, Field(ge=0)] = 0
+
+
 class LearnConfig(Settings):
     """How to learn.
 
@@ -88,6 +106,8 @@ class LearnConfig(Settings):
         inclusion_pairs: in how many pairs of the G attempts of a group one sees a part of the library and the other the
             rest, so that the effect of each lesson is known; 0 shows the whole library to all, as in the paper. Without
             ground truth there are none: rewards may not choose which lessons stay.
+        adaptive: fewer attempts where they change nothing, more where they may; nothing of it by default, as in the
+            paper.
         gate: what a library has to show on gate tasks before it ships. `none` ships whatever was learned, as in the
             paper; `no-harm` what did no worse than the one before; `proven` what did better beyond chance.
         gate_k: attempts at each gate task.
@@ -121,12 +141,15 @@ class LearnConfig(Settings):
     learning_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     prior: PriorSettings = PriorSettings()
     inclusion_pairs: Annotated[int, Field(ge=0)] = 1
+    # These two are left out of a run's id while they are at their defaults: runs from before they were there go on.
+    adaptive: Annotated[AdaptiveSettings, Field(exclude_if=lambda value: value == AdaptiveSettings())] = (
+        AdaptiveSettings()
+    )
     gate: Literal["none", "no-harm", "proven"] = "proven"
     gate_k: Count = 2
     gate_error: Annotated[float, Field(gt=0.0, le=0.5)] = 0.025
     gate_parts: bool = True
     library: LibrarySettings = LibrarySettings()
-    # Left out of what a run's id is made of while it is at its default: runs from before it was there go on.
     private: Annotated[PrivatePolicy, Field(exclude_if=lambda policy: policy == "refuse")] = "refuse"
     seed: int = 0
 
@@ -134,6 +157,28 @@ class LearnConfig(Settings):
     def pairs(self) -> int:
         """The pairs that there really are in a group."""
         return min(self.inclusion_pairs, self.group_size // 2) if self.ground_truth else 0
+
+    @property
+    def group_plan(self) -> GroupPlan:
+        """Which attempts of a group are made, and which tasks rest.
+
+        Raises:
+            ValueError: the settings of `adaptive` do not fit the others.
+        """
+        return GroupPlan(
+            size=self.group_size,
+            pairs=self.pairs,
+            **self.adaptive.model_dump(),
+            learn_from=self.learn_from,
+            by_rewards=self.ground_truth,
+            success_at=self.success_at,
+            threshold=self.contrast_threshold,
+        )
+
+    @model_validator(mode="after")
+    def _adaptive_fits(self) -> LearnConfig:
+        _ = self.resolved().group_plan
+        return self
 
     def resolved(self) -> LearnConfig:
         """The settings with the preset filled in."""

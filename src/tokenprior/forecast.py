@@ -33,7 +33,7 @@ def forecast(config: Config, tasks: Sequence[Task], gate_tasks: Sequence[Task] =
     agent = config.agent
     steps = learn.epochs * -(-len(tasks) // (learn.batch_size or max(1, len(tasks))))
     groups = learn.epochs * len(tasks)
-    practised = groups * learn.group_size
+    practised = groups * learn.group_plan.limit
     # The library that ships now, and in each step the candidate with two parts, or both once more.
     trials = 0 if learn.gate == "none" else 1 + steps * (3 if learn.gate_parts else 2)
     gated = trials * len(gate_tasks) * learn.gate_k
@@ -53,7 +53,7 @@ def forecast(config: Config, tasks: Sequence[Task], gate_tasks: Sequence[Task] =
     updates = steps * -(-lessons_a_step // (learn.lessons_per_update or lessons_a_step))
     learner_in = (
         summaries * (PROMPT_WORDS + question + 4 * learn.attempt_chars // 3)
-        + groups * (PROMPT_WORDS + question + library + learn.group_size * shown)
+        + groups * (PROMPT_WORDS + question + library + learn.group_plan.limit * shown)
         + updates * (PROMPT_WORDS + library)
         + lessons
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tokenprior.reward import Reward
@@ -39,6 +39,13 @@ class Group:
             raise ValueError(f"{len(self.rollouts)} rollouts, but {len(self.rewards)} rewards")
         if any(rollout.task_id != self.task.id for rollout in self.rollouts):
             raise ValueError(f"a rollout of another task in the group of {self.task.id}")
+
+    def joined(self, more: Group) -> Group:
+        """The attempts of two groups of one task, in the order of their index."""
+        pairs = sorted(
+            zip(self.rollouts + more.rollouts, self.rewards + more.rewards, strict=True), key=lambda pair: pair[0].index
+        )
+        return replace(self, rollouts=tuple(r for r, _ in pairs), rewards=tuple(w for _, w in pairs))
 
     @property
     def rewards_G(self) -> tuple[float, ...]:

@@ -15,12 +15,13 @@ comes from the seed. So one seed and a deterministic model give one library, byt
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from tokenprior.adaptive import GroupPlan, Visit
 from tokenprior.advantage import Advantage, LeakGuard
-from tokenprior.agents.base import Agent
+from tokenprior.agents.base import Agent, PastAgent
 from tokenprior.config import LearnConfig
 from tokenprior.effects import measure, observed
 from tokenprior.epoch import Step, plan_steps
@@ -88,12 +89,16 @@ async def learn(
         tracker: is told of the progress.
 
     Raises:
-        ConfigError: there is nothing to practise on, or nothing to try candidates on.
+        ConfigError: there is nothing to practise on, or nothing to try candidates on; or attempts of logs are to be
+            adaptive.
         ModelError: an endpoint refuses for good. What was done is kept.
         StoreError: the store cannot be written.
     """
     config = (config or LearnConfig()).resolved()
     require_tasks(tasks, gate.tasks if gate else (), config)
+    plan = config.group_plan
+    if plan.adapts and isinstance(agent, PastAgent):
+        raise ConfigError("learn.adaptive says which attempts are made, and attempts of logs are made: leave it out")
     tracker = tracker or Tracker(None, record.spent)
     # Without ground truth the answers may not even choose which lessons stay.
     guard = LeakGuard(tasks if config.ground_truth else [replace(task, answer=None) for task in tasks])
@@ -103,19 +108,23 @@ async def learn(
     loop = _Loop(agent, verifier, model, record, config, guard, gate, tracker)
     stands = StepEnd(library=start or Library(), shipped=start or Library(), report={})
     ends: list[StepEnd] = []
+    visits: dict[str, Visit] = {}
     stopped: str | None = None
     for step in steps:
         end = await record.finished_step(step.index)
         if end is None:
             tracker.now = Progress(step=step.index + 1, steps=len(steps), experiences=len(stands.library))
             try:
-                end = await loop.take(step, stands, ends, steps_left=len(steps) - step.index)
+                end = await loop.take(step, stands, ends, visits, steps_left=len(steps) - step.index)
             except BudgetReached as reached:
                 stopped = str(reached)
                 break
             tracker.change(experiences=len(end.library))
         stands = end
         ends.append(end)
+        if plan.looks_back:
+            made = await record.practice_rewards(step.index)
+            visits |= {task: Visit(epoch=step.epoch, kind=plan.outcome(values)) for task, values in made.items()}
     reports = tuple(end.report for end in ends)
     return LearnResult(library=stands.shipped, learning=stands.library, steps=reports, stopped=stopped)
 
@@ -149,9 +158,13 @@ class _Loop:
     gate: Gate | None
     tracker: Tracker
 
-    async def take(self, step: Step, stands: StepEnd, ends: Sequence[StepEnd], *, steps_left: int) -> StepEnd:
+    async def take(
+        self, step: Step, stands: StepEnd, ends: Sequence[StepEnd], visits: Mapping[str, Visit], *, steps_left: int
+    ) -> StepEnd:
         """One step, from where the run stands to where it stands then."""
-        config, run = self.config, self.record.run
+        config, run, plan = self.config, self.record.run, self.config.group_plan
+        resting = plan.resting([task.id for task in step.tasks], visits, step.epoch)
+        step = replace(step, tasks=tuple(task for task in step.tasks if task.id not in resting))
         groups, advantages = await practise(
             step,
             stands.library,
@@ -162,9 +175,10 @@ class _Loop:
             config=config,
             guard=self.guard,
             tracker=self.tracker,
+            visits=visits,
         )
         _require_progress(groups, advantages, config)
-        seen = observed(groups, stands.library, step.index)
+        seen = observed([plan.measured(group) for group in groups], stands.library, step.index)
         self.tracker.change(phase="library update")
         effects = measure(stands.library, [*(o for end in ends for o in end.observations), *seen])
         known = stands.library.with_effects(effects)
@@ -187,6 +201,12 @@ class _Loop:
             # Where worth decides which lessons find room, what ships keeps the worth that it was tried with.
             shipped = shipped.refreshed(known.refreshed(applied.library))
         report = step_report(step, groups, advantages, replace(revision, applied=applied), config)
+        if plan.adapts:
+            report["adaptive"] = {
+                "resting": dict(sorted(Counter(resting.values()).items())),
+                "spared": sum(max(0, plan.size - len(group.rollouts)) for group in groups),
+                "added": sum(max(0, len(group.rollouts) - plan.size) for group in groups),
+            }
         report |= {
             "effects": {i: asdict(effect) for i, effect in effects.items()},
             "trials": [trial.to_json() for trial in trials],
@@ -238,7 +258,10 @@ AWAY = ("unreachable:", "connection:", "rate-limit:", "timeout:", "garbled:", "h
 
 
 def _require_progress(groups: Sequence[Group], advantages: Sequence[Advantage], config: LearnConfig) -> None:
-    """A step in which no call came through is an outage, not a result: it is not recorded, and tried again."""
+    """A step in which no call came through is an outage, not a result: it is not recorded, and tried again. One whose
+    tasks all rest is none."""
+    if not groups:
+        return
     failures = Counter(r.failure.kind for group in groups for r in group.rollouts if r.failure)
     if sum(failures.values()) == sum(len(group.rollouts) for group in groups):
         first = next(r.failure for group in groups for r in group.rollouts if r.failure)
@@ -265,7 +288,8 @@ def step_report(
 ) -> dict[str, Any]:
     """The figures of a step as a JSON value. Failed and unscored attempts are counted apart from the mean."""
     values = [value for group in groups for value in group.rewards_G]
-    whole = [value for group in groups for value in _on_policy(group, config)]
+    plan = config.group_plan
+    whole = [value for group in groups for value in _on_policy(group, plan)]
     kinds = Counter(g.kind(success_at=config.success_at, threshold=config.contrast_threshold) for g in groups)
     failures = Counter(r.failure.kind for group in groups for r in group.rollouts if r.failure)
     drops = Counter(_reason_class(drop.reason) for advantage in advantages for drop in advantage.drops)
@@ -289,9 +313,13 @@ def step_report(
     }
 
 
-def _on_policy(group: Group, config: LearnConfig) -> list[float]:
-    """The rewards of the attempts that saw all there was to see, as it would be used; all if none did."""
-    whole = group.rewards[: len(group.rewards) - 2 * config.pairs] or group.rewards
+def _on_policy(group: Group, plan: GroupPlan) -> list[float]:
+    """The rewards of the attempts that saw all there was to see, as it would be used; all if none did.
+
+    Attempts that were made for what others brought would lean the mean.
+    """
+    rewards = plan.measured(group).rewards
+    whole = rewards[: len(rewards) - 2 * plan.pairs] or rewards
     return [reward.value for reward in whole if reward.value is not None]
 
 

@@ -7,8 +7,9 @@ with keep none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from tokenprior.adaptive import Visit
 from tokenprior.advantage import Advantage, LeakGuard
 from tokenprior.agents.base import Agent, PastAgent
 from tokenprior.attempt import AT_ONCE, attempt, groups_at_once
@@ -38,6 +39,7 @@ async def practise(
     config: LearnConfig,
     guard: LeakGuard,
     tracker: Tracker,
+    visits: Mapping[str, Visit] | None = None,
     places: int = AT_ONCE,
 ) -> tuple[list[Group], list[Advantage]]:
     """All groups of a step and their advantages, in the order of its bundles whatever the order of their ends.
@@ -46,19 +48,20 @@ async def practise(
     rollouts, and not the memory.
 
     Args:
+        visits: what the last group of a task came to, by the task's id, where it had one.
         places: the most attempts whose group is begun and not done with.
 
     Raises:
         BudgetReached, ModelError, StoreError: what was done is kept, the same call goes on.
     """
     past = agent if isinstance(agent, PastAgent) else None
-    sizes = {task.id: past.count(task) if past else config.group_size for task in step.tasks}
+    plan, visits = config.group_plan, visits or {}
+    sizes = {task.id: past.count(task) if past else plan.size for task in step.tasks}
     tracker.phase("rollouts", total=sum(sizes.values()))
     rows = {task.id: row for row, task in enumerate(step.tasks, start=step.index * len(step.tasks))}
     seen = library if config.library_in_contrast else Library()
 
-    async def attempted(task: Task) -> Group:
-        priors = [TokenPrior()] * sizes[task.id] if past else group_priors(library, task, config, place=rows[task.id])
+    async def made(task: Task, priors: Sequence[TokenPrior], indices: Sequence[int]) -> Group:
         return await attempt(
             task,
             priors,
@@ -66,8 +69,22 @@ async def practise(
             verifier=verifier,
             shelf=record,
             step=step.index,
+            indices=indices,
             on_rollout=tracker.rollout,
         )
+
+    async def attempted(task: Task) -> Group:
+        if past:
+            return await made(task, [TokenPrior()] * sizes[task.id], range(sizes[task.id]))
+        priors = group_priors(library, task, config, place=rows[task.id])
+        group, due = None, plan.always
+        while due:
+            more = await made(task, [priors[index] for index in due], due)
+            group = group.joined(more) if group else more
+            due = plan.due(group, visits.get(task.id))
+        assert group is not None, "there is always a first attempt"
+        tracker.change(total=tracker.now.total - plan.size + len(group.rollouts))
+        return group
 
     async def flow(tasks: Sequence[Task]) -> tuple[list[Group], list[Advantage]]:
         groups = await all_of(attempted(task) for task in tasks)
@@ -79,14 +96,14 @@ async def practise(
         return groups, advantages
 
     bundled = bundles(step.tasks, config)
-    largest = max(sum(sizes[task.id] for task in bundle) for bundle in bundled)
+    largest = max((sum(max(sizes[task.id], plan.limit) for task in bundle) for bundle in bundled), default=1)
     flowed = await in_turn(flow, bundled, at_once=groups_at_once(largest, places))
     groups = [group for bundle, _ in flowed for group in bundle]
     return groups, [advantage for _, advantages in flowed for advantage in advantages]
 
 
 def group_priors(library: Library, task: Task, config: LearnConfig, *, place: int) -> list[TokenPrior]:
-    """What each of the G attempts of a group sees: the whole library, and in the last of them pairs of parts.
+    """What each attempt of a group sees, by its index: the whole library, and in the last of the G pairs of parts.
 
     Args:
         place: of the task in the run; the design goes on from task to task and from step to step.
@@ -98,4 +115,4 @@ def group_priors(library: Library, task: Task, config: LearnConfig, *, place: in
     for pair in range(pairs):
         for part in halves(whole.included, row=place * pairs + pair, seed=f"{config.seed}/{library.version}"):
             priors.append(TokenPrior.of(library.only(part), rendering, question=task.question))
-    return priors
+    return priors + [whole] * (config.group_plan.limit - config.group_size)

@@ -103,6 +103,8 @@ def _step(step: dict[str, Any]) -> None:
         f" ({step['unscored']} unscored, {sum(step['failed'].values())} failed{cut_off}); groups: {groups};"
         f" {many(step['lessons'], 'lesson')} -> {many(step['experiences'], 'experience')}"
     )
+    if "adaptive" in step:
+        print(f"    adaptive: {adaptive_words(step['adaptive'])}")
     for title, counts in (("refused", step["refused"]), ("dropped", step["drops"])):
         for reason, count in counts.items():
             print(f"    {title} {count}: {reason}")
@@ -115,6 +117,18 @@ def _step(step: dict[str, Any]) -> None:
             print(f"    {identity} helps: effect {effect}")
     for trial in step.get("trials", ()):
         print(f"    gate: {trial['sentence']}")
+
+
+def adaptive_words(figures: dict[str, Any]) -> str:
+    """What a step left out and added, as its report has it."""
+    from tokenprior.text import many
+
+    resting = " and ".join(f"{count} {kind}" for kind, count in figures["resting"].items())
+    tasks = many(sum(figures["resting"].values()), "task")
+    return (
+        f"{tasks} left to rest{f' ({resting})' if resting else ''}; {many(figures['spared'], 'attempt')} spared, "
+        + (f"{figures['added']} added")
+    )
 
 
 def shipping(result: LearnResult) -> list[str]:
