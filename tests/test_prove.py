@@ -415,10 +415,17 @@ class Shelf:
     def __init__(self) -> None:
         self.kept: dict[tuple[object, ...], tuple[Rollout, str | None, Reward | None]] = {}
 
-    async def find_rollout(self, *place: object) -> tuple[Rollout, str | None, Reward | None] | None:
-        return self.kept.get(place)
+    @property
+    def shelf(self) -> Shelf:
+        return self
 
-    async def save_rollout(
+    async def find(
+        self, phase: str, step: int, task: str, made_of: Mapping[int, str]
+    ) -> dict[int, tuple[Rollout, str | None, Reward | None]]:
+        places = {index: (phase, step, task, index, hashed) for index, hashed in made_of.items()}
+        return {index: self.kept[place] for index, place in places.items() if place in self.kept}
+
+    async def save(
         self, phase: str, step: int, made_of: str, rollout: Rollout, verifier: str | None, reward: Reward | None
     ) -> None:
         self.kept[(phase, step, rollout.task_id, rollout.index, made_of)] = (rollout, verifier, reward)

@@ -90,7 +90,7 @@ async def test_no_attempt_keeps_or_shows_a_secret_of_the_environment(
             [TokenPrior()],
             agent=FunctionAgent(function=agent),
             verifier=world.SmallLetters(),
-            shelf=record,
+            shelf=record.shelf,
         )
         record.close("done")
         assert SECRET not in str(store.rows("rollouts", "r-1"))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from tokenprior.agents.base import SECONDS, Agent
@@ -31,12 +32,12 @@ def groups_at_once(attempts: int, places: int = AT_ONCE) -> int:
 class Shelf(Protocol):
     """Where rollouts are kept and found again; the store of a run is one."""
 
-    async def find_rollout(
-        self, phase: Phase, step: int, task: str, index: int, input_hash: str
-    ) -> tuple[Rollout, str | None, Reward | None] | None: ...
+    async def find(
+        self, phase: Phase, step: int, task: str, made_of: Mapping[int, str]
+    ) -> dict[int, tuple[Rollout, str | None, Reward | None]]: ...
 
-    async def save_rollout(
-        self, phase: Phase, step: int, input_hash: str, rollout: Rollout, verifier: str | None, reward: Reward | None
+    async def save(
+        self, phase: Phase, step: int, made_of: str, rollout: Rollout, verifier: str | None, reward: Reward | None
     ) -> None: ...
 
 
@@ -61,24 +62,29 @@ async def attempt(
         on_rollout: told of each attempt when it has its reward.
     """
 
+    places = indices or range(len(priors))
+    inputs = [agent.fingerprint, task.fingerprint]
+    hashes = {prior: content_hash([*inputs, prior.fingerprint]) for prior in set(priors)}
+    made_of = {index: hashes[prior] for index, prior in zip(places, priors, strict=True)}
+    kept = await shelf.find(phase, step, task.id, made_of)
+
     async def one(index: int, prior: TokenPrior) -> tuple[Rollout, Reward]:
-        made_of = content_hash([agent.fingerprint, task.fingerprint, prior.fingerprint])
-        kept = await shelf.find_rollout(phase, step, task.id, index, made_of)
-        rollout, judged_by, reward = kept or (None, None, None)
-        if rollout is None or _may_end_otherwise(rollout):
+        rollout, judged_by, reward = kept.pop(index, (None, None, None))
+        is_new = rollout is None or _may_end_otherwise(rollout)
+        if rollout is None or is_new:
             reward = None
             made = await agent.attempt(task, prior, phase=phase, step=step, index=index)
             rollout = _without_secrets(replace(made, included=prior.included))
-            await shelf.save_rollout(phase, step, made_of, rollout, None, None)
         if reward is None or judged_by != verifier.fingerprint:
-            reward = await _reward(task, rollout, verifier)
-            judged_by = verifier.fingerprint if reward.is_scored else None  # no verdict is asked for again
-            await shelf.save_rollout(phase, step, made_of, rollout, judged_by, reward)
+            save = partial(shelf.save, phase, step, made_of[index], rollout)
+            reward = await _reward(task, rollout, verifier, partial(save, None, None) if is_new else None)
+            # No verdict is asked for again.
+            await save(verifier.fingerprint if reward.is_scored else None, reward)
         if on_rollout:
             on_rollout(rollout, reward)
         return rollout, reward
 
-    pairs = await all_of(one(index, prior) for index, prior in zip(indices or range(len(priors)), priors, strict=True))
+    pairs = await all_of(one(index, prior) for index, prior in zip(places, priors, strict=True))
     return Group(task=task, rollouts=tuple(r for r, _ in pairs), rewards=tuple(w for _, w in pairs))
 
 
@@ -131,7 +137,22 @@ def _without_secrets(rollout: Rollout) -> Rollout:
     return replace(rollout, messages=messages, output=without_own_secrets(rollout.output))
 
 
-async def _reward(task: Task, rollout: Rollout, verifier: Verifier) -> Reward:
+async def _reward(
+    task: Task, rollout: Rollout, verifier: Verifier, keep: Callable[[], Awaitable[None]] | None
+) -> Reward:
+    """The verdict on an attempt, which is kept meanwhile if it is new."""
     if rollout.failure is not None:
         return Reward.unscored(f"the attempt failed: {rollout.failure.kind}")
-    return await verifier.verify(task, rollout)
+    rewards: list[Reward] = []
+
+    async def judge() -> None:
+        rewards.append(await verifier.verify(task, rollout))
+
+    async def safe() -> None:
+        # A verdict that asks a model or another process is not waited for before what was paid for is safe. Most are
+        # there at once, and are saved with it in one write.
+        if keep and not rewards:
+            await keep()
+
+    await all_of([judge(), safe()])
+    return rewards[0]

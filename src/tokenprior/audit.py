@@ -93,16 +93,17 @@ async def audit(
     async def pair(at: tuple[int, Task], *, varied: Sequence[str], fixed: frozenset[str]) -> Group:
         row, task = at
         parts = halves(varied, row=row, seed=f"{config.seed}/{','.join(varied)}")
-        return await attempt(
+        made = await attempt(
             task,
             [TokenPrior.of(library.only(part | fixed), rendering, question=task.question) for part in parts],
             agent=agent,
             verifier=verifier,
-            shelf=record,
+            shelf=record.shelf,
             phase="audit",
             step=row // len(order),
             on_rollout=tracker.rollout,
         )
+        return made.without_texts()
 
     while left and (varied := [i for i in ids if i not in _settled(effects)]):
         fixed = frozenset(i for i in _settled(effects) if effects[i].mean > 0)

@@ -110,16 +110,17 @@ async def compare(
     tracker.phase("evaluation", total=len(tasks) * len(distinct) * config.k)
 
     async def on(task: Task) -> list[Group]:
-        return await side_by_side(
+        made = await side_by_side(
             task,
             [TokenPrior.of(library, rendering, question=task.question) for library in distinct.values()],
             k=config.k,
             agent=agent,
             verifier=verifier,
-            shelf=record,
+            shelf=record.shelf,
             phase="evaluate",
             on_rollout=tracker.rollout,
         )
+        return [group.without_texts() for group in made]
 
     done: list[Task] = []
     for some in _looks(tasks, len(distinct) * config.k, design):

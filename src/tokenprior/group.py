@@ -10,6 +10,8 @@ from tokenprior.reward import Reward
 from tokenprior.rollout import Rollout
 from tokenprior.task import Task
 
+MOST_EXTRACTED = 200  # characters of an answer by which it is told from others
+
 GroupKind = Literal["mixed", "all_fail", "all_success", "unscored"]
 
 
@@ -46,6 +48,16 @@ class Group:
             zip(self.rollouts + more.rollouts, self.rewards + more.rewards, strict=True), key=lambda pair: pair[0].index
         )
         return replace(self, rollouts=tuple(r for r, _ in pairs), rewards=tuple(w for _, w in pairs))
+
+    def without_texts(self) -> Group:
+        """What figures are made of: no messages, outputs or words of the verifier. A step and an evaluation keep their
+        groups like this once what they taught is drawn, for the store has the rest."""
+        rollouts = tuple(replace(rollout, messages=(), output="", metadata={}) for rollout in self.rollouts)
+        rewards = tuple(
+            replace(reward, extracted=reward.extracted and reward.extracted[:MOST_EXTRACTED], feedback="")
+            for reward in self.rewards
+        )
+        return replace(self, rollouts=rollouts, rewards=rewards)
 
     @property
     def rewards_G(self) -> tuple[float, ...]:

@@ -8,6 +8,7 @@ with keep none.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from tokenprior.adaptive import Visit
 from tokenprior.advantage import Advantage, LeakGuard
@@ -67,7 +68,7 @@ async def practise(
             priors,
             agent=agent,
             verifier=verifier,
-            shelf=record,
+            shelf=record.shelf,
             step=step.index,
             indices=indices,
             on_rollout=tracker.rollout,
@@ -93,7 +94,7 @@ async def practise(
             await record.save_advantage(step.index, advantage)
         lessons = sum(len(advantage.lessons) for advantage in advantages)
         tracker.change(groups=tracker.now.groups + len(groups), lessons=tracker.now.lessons + lessons)
-        return groups, advantages
+        return [group.without_texts() for group in groups], [replace(one, summaries=()) for one in advantages]
 
     bundled = bundles(step.tasks, config)
     largest = max((sum(max(sizes[task.id], plan.limit) for task in bundle) for bundle in bundled), default=1)

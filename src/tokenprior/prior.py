@@ -7,6 +7,7 @@ calls share. An empty library leaves the system prompt as it was, byte for byte.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -81,7 +82,8 @@ class TokenPrior:
 
     def conditioned(self, instructions: str) -> str:
         """The system prompt with the prior at its end; unchanged where there is no prior."""
-        return "\n\n".join(part for part in (instructions, self.text) if part)
+        # Thousands of attempts are under way with the same one: it is in memory once.
+        return sys.intern("\n\n".join(part for part in (instructions, self.text) if part))
 
 
 def parted(system: str) -> tuple[str, str]:

@@ -89,16 +89,17 @@ async def prove(
         tracker.phase("gate", total=len(gate.tasks) * k * len(every))
 
         async def on(task: Task) -> list[Group]:
-            return await side_by_side(
+            groups = await side_by_side(
                 task,
                 [TokenPrior.of(library, config.prior.rendering, question=task.question) for library in every],
                 k=k,
                 agent=gate.agent,
                 verifier=verifier,
-                shelf=record,
+                shelf=record.shelf,
                 phase="gate",  # always step 0: the attempts with one prior serve every step
                 on_rollout=tracker.rollout,
             )
+            return [group.without_texts() for group in groups]
 
         # Side by side in time, so that whatever drifts at the endpoint drifts for all.
         made = await in_turn(on, gate.tasks, at_once=groups_at_once(k * len(every)))

@@ -438,7 +438,7 @@ def test_more_seconds_take_an_attempt_further_and_as_many_end_it_where_they_did(
     def made(seconds: float) -> Rollout:
         model = ReplayedModel(_Ledgered(scripted, record), record)
         agent = ReactAgent(model=model, tools=(tool,), ledger=record, limits=AttemptLimits(seconds=seconds))
-        work = one_attempt(TASK, [TokenPrior()], agent=agent, verifier=world.SmallLetters(), shelf=record)
+        work = one_attempt(TASK, [TokenPrior()], agent=agent, verifier=world.SmallLetters(), shelf=record.shelf)
         (rollout,) = asyncio.run(work).rollouts
         return rollout
 

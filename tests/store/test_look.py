@@ -68,7 +68,7 @@ async def test_a_run_reads_what_it_wrote(tmp_path: Path) -> None:
         record = store.open_run("r-1", name="r", kind="learn", config={})
         for index in range(20):
             rollout = Rollout(task_id="t", index=index, messages=(), output="a")
-            await record.save_rollout("rollout", 0, "h", rollout, "v", Reward(value=1.0))
+            await record.shelf.save("rollout", 0, "h", rollout, "v", Reward(value=1.0))
             assert len(store.rows("rollouts", "r-1")) == index + 1
         record.close("done")
 
@@ -84,12 +84,12 @@ def attempt(task: str, index: int, failure: Failure | None = None) -> Rollout:
 async def fill(store: Store) -> None:
     record = store.open_run("r-1", name="r", kind="learn", config={})
     timeout = Failure(kind="timeout", detail="no reply in 30 s")
-    await record.save_rollout("rollout", 0, "h", attempt("a", 0), "v", Reward(value=1.0))
-    await record.save_rollout("rollout", 0, "h", attempt("a", 1), "v", Reward(value=0.0))
-    await record.save_rollout("rollout", 0, "h", attempt("b", 0), None, Reward.unscored("no answer: nothing there"))
-    await record.save_rollout("rollout", 0, "h", attempt("b", 1, timeout), None, Reward.unscored("it failed"))
-    await record.save_rollout("rollout", 0, "h", attempt("c", 0), None, None)
-    await record.save_rollout("gate", 0, "h", attempt("g", 0, timeout), None, None)
+    await record.shelf.save("rollout", 0, "h", attempt("a", 0), "v", Reward(value=1.0))
+    await record.shelf.save("rollout", 0, "h", attempt("a", 1), "v", Reward(value=0.0))
+    await record.shelf.save("rollout", 0, "h", attempt("b", 0), None, Reward.unscored("no answer: nothing there"))
+    await record.shelf.save("rollout", 0, "h", attempt("b", 1, timeout), None, Reward.unscored("it failed"))
+    await record.shelf.save("rollout", 0, "h", attempt("c", 0), None, None)
+    await record.shelf.save("gate", 0, "h", attempt("g", 0, timeout), None, None)
     for phase, step, cost in (("rollout", 0, 0.5), ("contrast", 0, 0.25), ("rollout", 1, 1.0), ("gate", 0, None)):
         request = Request(
             key=CallKey(phase=phase, step=step, task="a/b"), messages=(Message(role="user", content="q"),)
@@ -187,7 +187,7 @@ async def test_a_session_leaves_word_of_where_it_stands(tmp_path: Path) -> None:
 
 def test_curves_have_an_interval_over_tasks(told: Path) -> None:
     with open_store(told) as store:
-        steps = look.steps(store, "story-1a2b", whole=None)
+        steps = look.steps(store, "story-1a2b", plan=None)
         assert [one.step for one in steps] == list(range(6))
         rows = store.rows("rollouts", "story-1a2b", schema.rollouts.c.phase == "rollout", schema.rollouts.c.step == 3)
         tasks: dict[str, list[float]] = {}
@@ -196,7 +196,7 @@ def test_curves_have_an_interval_over_tasks(told: Path) -> None:
         assert steps[3].practice == t_mean([sum(values) / len(values) for values in tasks.values()])
         assert steps[2].gate is not None
         assert steps[2].gate["decision"] == "refused"
-        first = look.steps(store, "story-1a2b", whole=1)[3].practice
+        first = look.steps(store, "story-1a2b", plan=GroupPlan(size=3, pairs=1))[3].practice
         assert first is not None
         means = [row["reward"]["value"] for row in rows if row["attempt"] == 0]
         assert first.mean == pytest.approx(sum(means) / len(means))
@@ -256,7 +256,7 @@ async def test_a_run_without_a_step_has_no_story_and_no_curves(tmp_path: Path) -
     with open_store(tmp_path / "s.db") as store:
         store.open_run("r-1", name="r", kind="learn", config={}).close("stopped")
         assert story_of(store, "r-1", limit=5) == []
-        assert look.steps(store, "r-1", whole=None) == []
+        assert look.steps(store, "r-1", plan=None) == []
         assert look.totals(store, "r-1").all_spent == Usage()
         stands = look.standing(store, store.find_run("r-1"))
         assert (stands.finished, stands.mean, stands.compared) == (0, None, None)

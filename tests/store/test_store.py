@@ -34,9 +34,10 @@ from tokenprior.trial import Trial
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(tmp_path / "s.db") as opened:
+@pytest.fixture(params=["file", "server"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    server = request.param == "server"
+    with open_store(request.getfixturevalue("postgres").database() if server else tmp_path / "s.db") as opened:
         yield opened
 
 
@@ -111,15 +112,16 @@ async def test_what_was_written_comes_back_the_same(store: Store) -> None:
     record = start(store)
     failed = rollout(1, output="", stop=StopReason.FAILED, failure=Failure(kind="timeout", detail="no reply"))
     kept = rollout(usage=Usage(calls=1, input_tokens=3, cost_usd=None), latency_s=0.5, metadata={"a": [1, None]})
-    await record.save_rollout("rollout", 0, "h", kept, None, None)
-    assert await record.find_rollout("rollout", 0, "t", 0, "h") == (kept, None, None)
+    await record.shelf.save("rollout", 0, "h", kept, None, None)
+    assert await record.shelf.find("rollout", 0, "t", {0: "h"}) == {0: (kept, None, None)}
     reward = Reward(value=0.5, reason="half", extracted="a", feedback="so so")
-    await record.save_rollout("rollout", 0, "h", kept, "v1", reward)
-    await record.save_rollout("rollout", 0, "h", failed, "v1", Reward.unscored("it failed"))
-    assert await record.find_rollout("rollout", 0, "t", 0, "h") == (kept, "v1", reward)
-    assert await record.find_rollout("rollout", 0, "t", 1, "h") == (failed, "v1", Reward.unscored("it failed"))
-    for other in (("evaluate", 0, "t", 0, "h"), ("rollout", 1, "t", 0, "h"), ("rollout", 0, "t", 0, "g")):
-        assert await record.find_rollout(*other) is None  # type: ignore[arg-type]
+    await record.shelf.save("rollout", 0, "h", kept, "v1", reward)
+    await record.shelf.save("rollout", 0, "h", failed, "v1", Reward.unscored("it failed"))
+    both = {0: (kept, "v1", reward), 1: (failed, "v1", Reward.unscored("it failed"))}
+    assert await record.shelf.find("rollout", 0, "t", {0: "h", 1: "h", 2: "h"}) == both
+    for phase, step, made_of in (("evaluate", 0, "h"), ("rollout", 1, "h"), ("rollout", 0, "g")):
+        assert await record.shelf.find(phase, step, "t", {0: made_of}) == {}  # type: ignore[arg-type]
+    assert await record.shelf.judged("rollout", 0) == {"t": 1}, "one failed"
     record.close("done")
 
 
@@ -134,10 +136,9 @@ async def test_texts_that_no_database_takes_are_kept_all_the_same(store: Store) 
     assert found is not None
     assert found.text == "out \ud800 \x00"
     strange = rollout(output="\ud800", metadata={"\udc00": "\udc00"})
-    await record.save_rollout("rollout", 0, "h", strange, "v", Reward(value=1.0, feedback="\udc00"))
-    kept = await record.find_rollout("rollout", 0, "t", 0, "h")
-    assert kept is not None
-    assert kept[0] == strange
+    await record.shelf.save("rollout", 0, "h", strange, "v", Reward(value=1.0, feedback="\udc00"))
+    kept = await record.shelf.find("rollout", 0, "t", {0: "h"})
+    assert kept[0][0] == strange
     record.close("failed", "ended by \ud800")
     assert "ended by" in store.runs()[0].detail
 

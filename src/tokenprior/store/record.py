@@ -18,15 +18,15 @@ import sqlalchemy as sa
 from tokenprior.advantage import Advantage
 from tokenprior.effects import Observation
 from tokenprior.library import Applied, Library
-from tokenprior.models.base import Phase, Reply, Request
+from tokenprior.models.base import Reply, Request
 from tokenprior.operation import to_json
 from tokenprior.progress import Progress
 from tokenprior.redact import redact
-from tokenprior.reward import Reward
-from tokenprior.rollout import Rollout, Usage
+from tokenprior.rollout import Usage
 from tokenprior.store import codec, schema
 from tokenprior.store.lock import RunLock
 from tokenprior.store.server_lock import RunWriter, ServerLock
+from tokenprior.store.shelf import RolloutShelf, put
 from tokenprior.store.writer import Writer
 from tokenprior.task import content_hash
 from tokenprior.tools.base import ToolResult
@@ -86,6 +86,7 @@ class RunStore:
 
     def __init__(self, writer: Writer | RunWriter, run: str, name: str, lock: RunLock | ServerLock) -> None:
         self._writer, self.run, self.name, self._lock = writer, run, name, lock
+        self.shelf = RolloutShelf(writer, run, name)
         self._noted = ("", 0.0)
 
     def close(self, state: str, detail: str = "") -> None:
@@ -218,61 +219,6 @@ class RunStore:
 
     # Rollouts and their rewards.
 
-    async def find_rollout(
-        self, phase: Phase, step: int, task: str, index: int, input_hash: str
-    ) -> tuple[Rollout, str | None, Reward | None] | None:
-        """A rollout made before of the same inputs, its reward, and the fingerprint of the verifier that gave it."""
-        columns = schema.rollouts.c
-
-        def read(connection: sa.Connection) -> Any:
-            row = connection.execute(
-                sa.select(schema.rollouts)
-                .where(
-                    columns.name == self.name,
-                    columns.phase == phase,
-                    columns.step == step,
-                    columns.task == task,
-                    columns.attempt == index,
-                    columns.input_hash == input_hash,
-                )
-                .order_by((columns.run == self.run).desc(), columns.run)
-                .limit(1)
-            ).first()
-            if row is not None and row.run != self.run:
-                connection.execute(schema.rollouts.insert().values(dict(row._mapping) | {"run": self.run}))
-            return row
-
-        found = await self._writer.run(read)
-        if found is None:
-            return None
-        reward = codec.reward_from_json(json.loads(found.reward)) if found.reward else None
-        return codec.rollout_from_json(json.loads(found.rollout)), found.verifier, reward
-
-    async def save_rollout(
-        self, phase: Phase, step: int, input_hash: str, rollout: Rollout, verifier: str | None, reward: Reward | None
-    ) -> None:
-        """Keep a rollout, and its reward once there is one."""
-        key = {
-            "run": self.run,
-            "phase": phase,
-            "step": step,
-            "task": rollout.task_id,
-            "attempt": rollout.index,
-            "input_hash": input_hash,
-        }
-        attempt = codec.rollout_to_json(rollout)
-        judged = codec.reward_to_json(reward) if reward else None
-        value, trouble = codec.figures_of(attempt, judged)
-        values = {
-            "name": self.name,
-            "rollout": codec.dumps(attempt),
-            "verifier": verifier,
-            "reward": codec.dumps(judged) if judged else None,
-            "reward_value": value,
-            "trouble": trouble,
-        }
-        await self._writer.run(lambda connection: _put(connection, schema.rollouts, key, values))
-
     async def practice_rewards(self, step: int) -> dict[str, list[float | None]]:
         """The rewards of all attempts of a step by task, in the order of their index; `None` for those without one."""
         columns = schema.rollouts.c
@@ -299,7 +245,7 @@ class RunStore:
         """Keep what a group taught."""
         key = {"run": self.run, "step": step, "task": advantage.groups[0]}
         values = {"advantage": codec.dumps(codec.advantage_to_json(advantage))}
-        await self._writer.run(lambda connection: _put(connection, schema.advantages, key, values))
+        await self._writer.run(lambda connection: put(connection, schema.advantages, key, values))
 
     async def save_step(self, step: int, epoch: int, applied: Applied, trials: Sequence[Trial], end: StepEnd) -> None:
         """Keep a step in one transaction: how it ended, its operations, what was refused, its trials."""
@@ -317,17 +263,17 @@ class RunStore:
                 "shipped": codec.dumps(end.shipped.to_json()),
                 "observations": codec.dumps([codec.observation_to_json(one) for one in end.observations]),
             }
-            _put(connection, schema.steps, at, values)
+            put(connection, schema.steps, at, values)
             for sequence, (operation, outcome, reason) in enumerate(outcomes):
                 body = {"operation": codec.dumps(operation), "outcome": outcome, "reason": codec.plain(reason)}
-                _put(connection, schema.operations, at | {"sequence": sequence}, body)
+                put(connection, schema.operations, at | {"sequence": sequence}, body)
             for sequence, trial in enumerate(trials):
                 body = {
                     "candidate_version": trial.candidate.version,
                     "candidate": codec.dumps(trial.candidate.to_json()),
                     "figures": codec.dumps(trial.to_json()),
                 }
-                _put(connection, schema.trials, at | {"sequence": sequence}, body)
+                put(connection, schema.trials, at | {"sequence": sequence}, body)
 
         await self._writer.run(write)
 
@@ -356,13 +302,13 @@ class RunStore:
         """Keep what an arm scored."""
         values = {"library_version": library_version, "report": codec.dumps(report)}
         key = {"run": self.run, "arm": arm}
-        await self._writer.run(lambda connection: _put(connection, schema.evaluations, key, values))
+        await self._writer.run(lambda connection: put(connection, schema.evaluations, key, values))
 
     async def save_comparison(self, comparison: Mapping[str, Any]) -> None:
         """Keep what a comparison found, as `Comparison.to_json` gives it; of the arms their names, in order."""
         value = {**comparison, "arms": [arm["arm"] for arm in comparison["arms"]]}
         values = {"comparison": codec.dumps(value)}
-        await self._writer.run(lambda connection: _put(connection, schema.comparisons, {"run": self.run}, values))
+        await self._writer.run(lambda connection: put(connection, schema.comparisons, {"run": self.run}, values))
 
 
 def hash_of(model: str, request: Request) -> str:
@@ -401,10 +347,3 @@ def note_sent(
         )
     )
     return int(inserted.inserted_primary_key[0]), attempt  # type: ignore[index]  # an insert of one row has one key
-
-
-def _put(connection: sa.Connection, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Write a row under its natural key, the same however often it is done. There is one writer, so no race."""
-    where: Sequence[Any] = [table.c[column] == value for column, value in key.items()]
-    if connection.execute(table.update().where(*where).values(values)).rowcount == 0:
-        connection.execute(table.insert().values({**key, **values}))

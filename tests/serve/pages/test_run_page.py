@@ -171,11 +171,9 @@ def test_attempts_without_a_reward_are_listed_by_reason(own_store: Path, look: L
                     stop=StopReason.FAILED,
                     failure=Failure(kind="timeout", detail=f"no reply <b>{index}</b>"),
                 )
-                await record.save_rollout(
-                    "rollout", 0, "h", failed, None, Reward.unscored("the attempt failed: timeout")
-                )
+                await record.shelf.save("rollout", 0, "h", failed, None, Reward.unscored("the attempt failed: timeout"))
             odd = Rollout(task_id="odd", index=0, messages=(), output="?")
-            await record.save_rollout(
+            await record.shelf.save(
                 "rollout", 0, "h", odd, None, Reward.unscored("no answer: nothing in the last line")
             )
             record.close("done")
