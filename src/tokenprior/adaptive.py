@@ -97,8 +97,17 @@ class GroupPlan:
     @property
     def always(self) -> tuple[int, ...]:
         """The attempts that are made whatever the others bring, by their index: what may be compared without a lean."""
-        whole = (self.size if self.first is None else self.first) - 2 * self.pairs
-        return (*range(whole), *range(self.size - 2 * self.pairs, self.size))
+        return (*range(self.whole), *self.parts)
+
+    @property
+    def whole(self) -> int:
+        """How many of these see the whole library, those of the lowest indices."""
+        return (self.size if self.first is None else self.first) - 2 * self.pairs
+
+    @property
+    def parts(self) -> range:
+        """The attempts of the pairs, by their index."""
+        return range(self.size - 2 * self.pairs, self.size)
 
     def measured(self, group: Group) -> Group:
         """The part of a group that effects are measured from: what was made whatever the others brought."""

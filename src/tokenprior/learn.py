@@ -319,7 +319,7 @@ def _on_policy(group: Group, plan: GroupPlan) -> list[float]:
     Attempts that were made for what others brought would lean the mean.
     """
     rewards = plan.measured(group).rewards
-    whole = rewards[: len(rewards) - 2 * plan.pairs] or rewards
+    whole = rewards[: len(rewards) - len(plan.parts)] or rewards
     return [reward.value for reward in whole if reward.value is not None]
 
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 import story
 from old_store import store_of
+from tokenprior.adaptive import GroupPlan
 from tokenprior.errors import StoreError
 from tokenprior.models.base import CallKey, Reply, Request
 from tokenprior.progress import Progress

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from tokenprior.adaptive import GroupPlan
 from tokenprior.rollout import Usage
 from tokenprior.statistics import Interval, t_mean
 from tokenprior.store import schema
@@ -151,7 +152,7 @@ def _compared(connection: sa.Connection, runs: Sequence[RunRecord]) -> dict[str,
         sa.select(of.c.id, of.c.name, table.c.comparison)
         .join(table, table.c.run == of.c.id)
         .where(of.c.name.in_({run.name for run in runs}))
-        .order_by(of.c.created_at)
+        .order_by(of.c.created_at, of.c.id)
     )
     own: dict[str, tuple[str, Row]] = {}
     newest: dict[str, tuple[str, Row]] = {}
@@ -212,7 +213,7 @@ class StepFigures:
     Attributes:
         report: as the step left it, see `docs/formats.md`.
         shipped: the version that is used after it.
-        practice: mean reward over tasks, of the attempts that saw the whole library.
+        practice: mean reward over tasks that were visited, of the attempts that saw the whole library.
         gate: the gain of the whole candidate over what shipped, with its figures; `None` where nothing was tried.
         spent: by its attempts and by what was asked of the learning model.
     """
@@ -225,12 +226,14 @@ class StepFigures:
     spent: Usage
 
 
-def steps(store: Store, run: str, *, whole: int | None) -> list[StepFigures]:
+def steps(store: Store, run: str, *, plan: GroupPlan | None) -> list[StepFigures]:
     """The newest `MOST_STEPS` finished steps of a run, in their order.
 
     Args:
-        whole: so many attempts of each group saw the whole library, the first ones; `None` for all.
+        plan: of its groups, if it is known: practice is that of the attempts that are made in every group and see the
+            whole library, or of all, if there are none.
     """
+    whole = plan.whole if plan else 0
     columns, rollouts, trials = schema.steps.c, schema.rollouts.c, schema.trials.c
 
     def read(connection: sa.Connection) -> list[StepFigures]:
@@ -240,9 +243,10 @@ def steps(store: Store, run: str, *, whole: int | None) -> list[StepFigures]:
             sa.select(rollouts.step, sa.func.avg(rollouts.reward_value))
             .where(rollouts.run == run, rollouts.phase == "rollout", rollouts.reward_value.is_not(None))
             .group_by(rollouts.step, rollouts.task)
+            .order_by(rollouts.step, rollouts.task)
         )
         values: dict[int, list[float]] = {}
-        for step, mean in connection.execute(means if whole is None else means.where(rollouts.attempt < whole)):
+        for step, mean in connection.execute(means.where(rollouts.attempt < whole) if whole else means):
             values.setdefault(step, []).append(mean)
         tried = sa.select(trials.step, trials.figures).where(trials.run == run, trials.sequence == 0)
         gate = {step: json.loads(figures) for step, figures in connection.execute(tried)}
@@ -276,6 +280,7 @@ def _by_phase(connection: sa.Connection, run: str) -> dict[tuple[str, int], Usag
         sa.select(columns.phase, columns.step, sa.func.count(), *sums, sa.func.count(columns.cost_usd))
         .where(columns.run == run)
         .group_by(columns.phase, columns.step)
+        .order_by(columns.phase, columns.step)
     )
     made: dict[tuple[str, int], Usage] = {}
     for phase, step, calls, read, written, cached, cost, priced in connection.execute(query):
@@ -323,6 +328,7 @@ def totals(store: Store, run: str) -> Totals:
             sa.select(columns.phase, columns.trouble, sa.func.count(), sa.func.count(columns.reward_value))
             .where(columns.run == run)
             .group_by(columns.phase, columns.trouble)
+            .order_by(columns.phase, sa.func.coalesce(columns.trouble, ""))
         )
         attempts: dict[str, tuple[int, int]] = {}
         troubles: dict[tuple[str, str], int] = {}
@@ -396,7 +402,7 @@ def held_out(store: Store, name: str) -> list[HeldOut]:
     def read(connection: sa.Connection) -> list[HeldOut]:
         query = sa.select(of.id, table.c.comparison).join(schema.runs, table.c.run == of.id).where(of.name == name)
         made: list[HeldOut] = []
-        for run, text in connection.execute(query.order_by(of.created_at.desc()).limit(20)).all():
+        for run, text in connection.execute(query.order_by(of.created_at.desc(), of.id.desc()).limit(20)).all():
             differences = {one["arm"]: one for one in json.loads(text)["differences"]}
             reports = sa.select(arms.arm, arms.report).where(arms.run == run).order_by(arms.arm)
             for arm, report in connection.execute(reports):

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from tokenprior.adaptive import GroupPlan
 from tokenprior.experience import Effect, Experience
 from tokenprior.library import Library
 from tokenprior.statistics import Interval
@@ -24,11 +25,11 @@ MOST_CHAPTERS = 100
 Row = dict[str, Any]
 
 
-def report_of(store: Store, run: RunRecord, *, whole: int | None, gated: bool) -> Row:
+def report_of(store: Store, run: RunRecord, *, plan: GroupPlan | None, gated: bool) -> Row:
     """All that is worth telling of a learning run; of a comparison what `comparison_of` gives.
 
     Args:
-        whole: so many attempts of each group saw the whole library; `None` if that is not known.
+        plan: of its groups, if it is known.
         gated: whether what was learned had to pass a gate.
     """
     ends = store.rows("steps", run.id)
@@ -55,8 +56,8 @@ def report_of(store: Store, run: RunRecord, *, whole: int | None, gated: bool) -
         "version": used.version,
         "used": _lessons(used, effects),
         "waiting": _lessons(waiting, effects),
-        "steps": [_step(one) for one in look.steps(store, run.id, whole=whole or None)],
-        "story": [_chapter(one) for one in story_of(store, run.id, limit=MOST_CHAPTERS, whole=whole)],
+        "steps": [_step(one) for one in look.steps(store, run.id, plan=plan)],
+        "story": [_chapter(one) for one in story_of(store, run.id, limit=MOST_CHAPTERS, plan=plan)],
         "comparison": comparison_of(store, newest[0]["run"]) if newest else None,
         "not_measured": not_measured(store, run, newest[0]["run"]) if newest else "",
         "edited": _edited(store, run.id, used.version),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from tokenprior.adaptive import GroupPlan
 from tokenprior.store import schema
 from tokenprior.store.life import carry_out, line_of, with_targets, words_of
 
@@ -87,13 +88,13 @@ class Chapter:
 
 
 def story_of(
-    store: Store, run: str, *, before: int | None = None, limit: int, whole: int | None = None
+    store: Store, run: str, *, before: int | None = None, limit: int, plan: GroupPlan | None = None
 ) -> list[Chapter]:
     """Some steps of a run, the newest first.
 
     Args:
         before: the step before which to begin.
-        whole: so many attempts of each group saw the whole library, the first ones; `None` for all.
+        plan: of its groups, if it is known; else all attempts count as seeing the whole library.
     """
     start = store.find_run(run).start
     columns = schema.steps.c
@@ -122,8 +123,8 @@ def story_of(
                     step=one["step"],
                     report=one["report"],
                     experiences=len(library["experiences"]),
-                    whole=whole if library["experiences"] else None,
-                    means=_means(connection, run, one["step"], whole if library["experiences"] else None),
+                    whole=plan.size - len(plan.parts) if plan and library["experiences"] else None,
+                    means=_means(connection, run, one["step"], plan.parts if plan and library["experiences"] else None),
                     winners=winners.get(one["step"], ()),
                     lessons=_lessons(connection, run, one["step"]),
                     changes=_changes(here, library, shipped, one),
@@ -153,16 +154,17 @@ def _of_steps(connection: sa.Connection, table: str, run: str, steps: Sequence[i
     return [{key: json.loads(value) if key in texts else value for key, value in row.items()} for row in rows]
 
 
-def _means(connection: sa.Connection, run: str, step: int, whole: int | None) -> Row:
+def _means(connection: sa.Connection, run: str, step: int, parts: range | None) -> Row:
     """How many attempts saw the whole library or a part of it, and the mean of their rewards."""
     columns = schema.rollouts.c
     of_step = (columns.run == run, columns.phase == "rollout", columns.step == step)
     made: Row = {}
-    for name, which in (("whole", columns.attempt < (whole or 0)), ("part", columns.attempt >= (whole or 0))):
+    saw_a_part = columns.attempt.in_(parts or ())
+    for name, which in (("whole", ~saw_a_part), ("part", saw_a_part)):
         query = sa.select(sa.func.count(), sa.func.avg(columns.reward_value)).where(*of_step)
-        attempts, mean = connection.execute(query if whole is None else query.where(which)).one()
+        attempts, mean = connection.execute(query if parts is None else query.where(which)).one()
         made[name] = {"attempts": attempts, "mean": mean}
-    return made | ({"part": {"attempts": 0, "mean": None}} if whole is None else {})
+    return made | ({"part": {"attempts": 0, "mean": None}} if parts is None else {})
 
 
 def _winners(connection: sa.Connection, run: str, steps: Sequence[int]) -> dict[int, tuple[Row, ...]]:

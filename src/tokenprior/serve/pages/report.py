@@ -16,7 +16,7 @@ from tokenprior.errors import NotFound
 from tokenprior.exports.page import cleaned, comparison_page, learned_page
 from tokenprior.private import masked
 from tokenprior.redact import redact
-from tokenprior.serve.pages.run import gated, seeing_all
+from tokenprior.serve.pages.run import gated, group_plan
 from tokenprior.serve.pages.site import SITE, ask, quoted, run_of
 from tokenprior.store import RunRecord, Store
 from tokenprior.store.compared import comparison_of
@@ -52,7 +52,7 @@ def page_of(store: Store, run: RunRecord, *, mask: bool = True) -> str:
     made = circumstances(run) | {"tokenprior": __version__, "python": platform.python_version()}
     made |= {"began": made["date"], "date": date_words(time.time())}
     if run.kind == "learn":
-        found = report_of(store, run, whole=seeing_all(run), gated=gated(store, run))
+        found = report_of(store, run, plan=group_plan(run), gated=gated(store, run))
         return learned_page(cleaned(found | {"made": made}, clean))
     comparison = comparison_of(store, run.id)
     if comparison is None:

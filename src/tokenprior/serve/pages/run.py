@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import ValidationError
 
+from tokenprior.adaptive import GroupPlan
 from tokenprior.config import LearnConfig
 from tokenprior.errors import ConfigError
 from tokenprior.serve.pages.control import control_of
@@ -102,7 +103,7 @@ def _now(site: Site, record: RunRecord) -> dict[str, Any]:
 
 def _steps(store: Store, record: RunRecord) -> dict[str, Any]:
     """What moves when a step is finished."""
-    steps = look.steps(store, record.id, whole=seeing_all(record) or None)
+    steps = look.steps(store, record.id, plan=group_plan(record))
     chapters, earlier = _chapters(store, record, None)
     return {
         "steps": steps,
@@ -122,10 +123,10 @@ def learn_config(record: RunRecord) -> LearnConfig | None:
         return None
 
 
-def seeing_all(record: RunRecord) -> int | None:
-    """How many attempts of each group saw the whole library, the first ones; `None` if it is not known."""
+def group_plan(record: RunRecord) -> GroupPlan | None:
+    """How a run made its groups; `None` if it is not known."""
     config = learn_config(record)
-    return config.group_size - 2 * config.pairs if config else None
+    return config.group_plan if config else None
 
 
 def gated(store: Store, record: RunRecord) -> bool:
@@ -136,7 +137,7 @@ def gated(store: Store, record: RunRecord) -> bool:
 
 def _chapters(store: Store, record: RunRecord, before: int | None) -> tuple[list[Any], str | None]:
     """Some steps of the story, and where those before them are."""
-    chapters = story_of(store, record.id, before=before, limit=CHAPTERS, whole=seeing_all(record))
+    chapters = story_of(store, record.id, before=before, limit=CHAPTERS, plan=group_plan(record))
     first = chapters[-1].step if chapters else 0
     return chapters, address(f"/runs/{quoted(record.id)}/story", before=first) if first > 0 else None
 
