@@ -6,12 +6,14 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import world
 from tokenprior.agents.function import FunctionAgent
 from tokenprior.attempt import attempt
 from tokenprior.prior import TokenPrior
-from tokenprior.redact import redact, without_own_secrets
+from tokenprior.redact import KEYS, URL_USER, URL_VALUE, redact, without_own_secrets
 from tokenprior.store import open_store
 from tokenprior.task import Task
 
@@ -35,6 +37,23 @@ def test_what_looks_like_a_key_is_replaced(text: str) -> None:
     clean = redact(text)
     assert "[redacted]" in clean
     assert not any(part in clean for part in ("4f7Gh2kL", "89yz", "0123456789", "1b2c3d", "1234567890", "pa55word"))
+
+
+_PIECES = """
+sk- sk_ gsk_ risk- hf_ ghp_ gh pat- github_pat_ xoxb- xapp- npm_ AIza GOCSPX- ya29. AKIA ASIA Bearer bearer eyJ .eyJ
+hooks.slack.com/services/ https:// user:pass@ ?key= &api_token= ? & = @ . - _ * a A1 7 /
+0123456789 abcdefgh ABCDEFGHIJKLMNOP abcdefghijklmnopqrstuvwxyz0123456789
+""".split()  # noqa: SIM905  (easier to read)
+PIECES = st.sampled_from([*_PIECES, "-----BEGIN PRIVATE KEY-----", " ", "\n"])
+
+
+@given(st.lists(PIECES, max_size=12).map("".join))
+@settings(max_examples=500)
+def test_a_text_is_looked_at_closely_wherever_there_may_be_a_key(text: str) -> None:
+    looked_at = without_own_secrets(text)
+    for pattern in KEYS.values():
+        looked_at = pattern.sub("[redacted]", looked_at)
+    assert redact(text) == URL_USER.sub("[redacted]", URL_VALUE.sub(r"\1=[redacted]", looked_at))
 
 
 def test_a_text_of_nothing_but_beginnings_of_keys_takes_no_time() -> None:

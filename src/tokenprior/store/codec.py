@@ -9,7 +9,7 @@ from typing import Any
 from tokenprior.advantage import Advantage
 from tokenprior.effects import Observation
 from tokenprior.models.base import Reply
-from tokenprior.redact import redact
+from tokenprior.redact import own_secrets, redact
 from tokenprior.reward import Reward
 from tokenprior.rollout import Failure, Message, Rollout, StopReason, Usage
 from tokenprior.tools.base import ToolResult
@@ -24,12 +24,16 @@ def dumps(value: Any) -> str:
 
 def redacted(value: Any) -> Any:
     """A JSON value without the secrets in its texts. Cut out of a finished JSON text they could take quotes along."""
+    return _redacted(value, own_secrets())
+
+
+def _redacted(value: Any, secrets: tuple[str, ...]) -> Any:
     if isinstance(value, str):
-        return redact(value)
+        return redact(value, secrets)
     if isinstance(value, dict):
-        return {redact(key): redacted(item) for key, item in value.items()}
+        return {redact(key, secrets): _redacted(item, secrets) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [redacted(item) for item in value]
+        return [_redacted(item, secrets) for item in value]
     return value
 
 
