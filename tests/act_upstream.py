@@ -24,8 +24,12 @@ Part = Literal["policy", "summary", "contrast", "revise", "judge"]
 Calls = list[tuple[str, Any]]  # names of tools, each with its arguments: a value for JSON, or a text as it is
 Answer = Callable[["Said"], str | Calls]
 
-_PARTS: dict[str, Part] = {contrast.SYSTEM: "contrast", revise.SYSTEM: "revise", summary.SYSTEM: "summary"}
-_JUDGE = "You grade attempts"
+_PARTS: dict[str, Part] = {
+    contrast.SYSTEM: "contrast",
+    revise.SYSTEM: "revise",
+    summary.SYSTEM: "summary",
+    "You grade attempts": "judge",
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Said:
     @property
     def part(self) -> Part:
         """Who is asked."""
-        return _PARTS.get(self.system, "judge" if self.system.startswith(_JUDGE) else "policy")
+        return next((part for words, part in _PARTS.items() if self.system.startswith(words)), "policy")
 
     @property
     def question(self) -> str:

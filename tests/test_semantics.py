@@ -458,7 +458,8 @@ async def test_29_the_current_library_is_in_view_of_the_contrast_and_of_the_upda
     group = group_of(1.0, 0.0)
     (advantage,) = await contrast([group], library, model=model, config=LearnConfig(), guard=LeakGuard([]))
     revision = await revise(library, [advantage], model=model, config=LearnConfig(), guard=LeakGuard([]))
-    assert all("[G0] When the moon is full" in request.messages[-1].content for request in model.requests)
+    for request in model.requests:
+        assert "[G0] When the moon is full" in "\n".join(message.content for message in request.messages)
     assert len(revision.applied.library) == 2
 
 

@@ -2,6 +2,10 @@
 
 Four wordings, one for each kind of group. A small learning model answers a narrow question far better than a broad one
 (METHOD section 4), so the all-fail wording asks only what was read, what was wanted, and how the two differ.
+
+The library, which all contrasts of a step share, is in the system message, so that a server can take it from its cache.
+The rules stay at the end: from the system message Qwen2.5-Coder-1.5B did not mind them, and 3 of 8 replies repeated the
+form "When ..., ..." in place of a lesson (LOG.md, 2026-11-25).
 """
 
 from __future__ import annotations
@@ -41,7 +45,7 @@ _ASK: dict[Question, str] = {
 _RULES = """Then write {limit}.
 - One sentence of at most {words} words: "When <kind of task or situation>, <what to do>."
 - It must help with other tasks of this kind. Name no person, number, object or answer of this task.
-- Say what to do, not what to avoid, and nothing that the lessons above say already.
+- Say what to do, not what to avoid, and nothing that the agent's lessons say already.
 - If there is nothing to learn, send an empty list.
 Reply with JSON only:
 {{"difference": "...", "lessons": [{{"name": "{form}", "lesson": "When ..., ..."}}]}}"""
@@ -72,10 +76,10 @@ def messages(
     ]
     if question != "no_ground_truth" and (answer := shown.reference(task)):
         parts.append(f"The reference answer:\n{shown.fenced(answer, 1_000)}")
-    parts.append(f"Lessons the agent has already:\n{shown.lessons(library)}")
     asked = "one lesson" if lessons == 1 else f"at most {lessons} lessons"
     parts.append(f"{_ASK[question]}\n{_RULES.format(limit=asked, words=words, form=NAME_FORM)}")
-    return (Message(role="system", content=SYSTEM), Message(role="user", content="\n\n".join(parts)))
+    system = f"{SYSTEM}\n\nLessons the agent has already:\n{shown.lessons(library)}"
+    return (Message(role="system", content=system), Message(role="user", content="\n\n".join(parts)))
 
 
 def schema(lessons: int) -> dict[str, Any]:

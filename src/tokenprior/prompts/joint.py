@@ -4,6 +4,8 @@ One group tempts a small learning model into a remark on that task; several grou
 common (METHOD section 4). It is asked for one plain sentence, not for JSON, and it sees the wanted replies but not the
 refused ones: with Qwen2.5-Coder-1.5B, two kinds of task and three bundles of six of each, this wording brought the
 right rule 6 of 6 times, and 2 of 6 with each refused reply shown beside the wanted one (LOG.md, 2026-11-23).
+
+The library is in the system message, which all joint contrasts of a step share, so that a server can cache it.
 """
 
 from __future__ import annotations
@@ -37,10 +39,9 @@ def messages(examples: Sequence[tuple[str, str]], library: Library, *, limit: in
     """
     parts = ["An agent got these inputs, and not all of its replies were accepted."]
     parts += [f"Input: {_line(question, limit)}\nWanted reply: {_line(wanted, limit)}" for question, wanted in examples]
-    if len(library):
-        parts.append(f"Lessons the agent has already:\n{shown.lessons(library)}")
     parts.append(_ASK.format(words=words))
-    return (Message(role="system", content=SYSTEM), Message(role="user", content="\n\n".join(parts)))
+    known = f"\n\nLessons the agent has already:\n{shown.lessons(library)}" if len(library) else ""
+    return (Message(role="system", content=SYSTEM + known), Message(role="user", content="\n\n".join(parts)))
 
 
 def parse_sentence(reply: str) -> tuple[list[Lesson], list[Drop]]:
