@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tokenprior.errors import BudgetReached
-from tokenprior.flow import all_of, in_turn
+from tokenprior.flow import all_of, in_lanes, in_turn
 
 pytestmark = pytest.mark.anyio
 
@@ -82,3 +82,31 @@ async def test_any_other_error_and_a_cancellation_cancel_what_was_begun(bounded:
     with pytest.raises(asyncio.CancelledError):
         await whole
     assert cancelled == [0, 1, 2]
+
+
+async def test_lanes_do_not_wait_for_each_other_and_an_error_in_one_ends_all() -> None:
+    begun: list[int] = []
+    free = asyncio.Event()
+
+    async def do(number: int) -> int:
+        begun.append(number)
+        if number == 0:
+            await free.wait()
+        if number == 12:
+            free.set()
+        return -number
+
+    assert await in_lanes(do, (range(3), 1), (range(10, 13), 1)) == [0, -1, -2, -10, -11, -12]
+    assert begun == [0, 10, 11, 12, 1, 2]
+
+    async def broken(number: int) -> int:
+        begun.append(number)
+        await asyncio.sleep(0)
+        if number == 0:
+            raise BudgetReached("calls", 1, 1)
+        return number
+
+    begun.clear()
+    with pytest.raises(BudgetReached):
+        await in_lanes(broken, (range(3), 1), (range(10, 20), 1))
+    assert begun == [0, 10]

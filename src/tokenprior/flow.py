@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from tokenprior.errors import TokenpriorError
@@ -36,11 +36,20 @@ async def in_turn(do: Callable[[S], Coroutine[Any, Any, T]], over: Sequence[S], 
 
     Ends as `all_of` does; after an error nothing more is begun. What is not begun takes no memory.
     """
+    return await in_lanes(do, (over, at_once))
+
+
+async def in_lanes(do: Callable[[S], Coroutine[Any, Any, T]], *lanes: tuple[Sequence[S], int]) -> list[T]:
+    """The same for several such lines, none of which waits for another: the results of the first, of the second and so
+    on. An error in one ends all.
+
+    Args:
+        lanes: things, and how many of them side by side.
+    """
     results: dict[int, T] = {}
-    waiting = enumerate(over)
     broken = False
 
-    async def worker() -> None:
+    async def worker(waiting: Iterator[tuple[int, S]]) -> None:
         nonlocal broken
         while not broken and (item := next(waiting, None)):
             try:
@@ -49,5 +58,11 @@ async def in_turn(do: Callable[[S], Coroutine[Any, Any, T]], over: Sequence[S], 
                 broken = True
                 raise
 
-    await all_of(worker() for _ in range(min(at_once, len(over))))
-    return [results[place] for place in range(len(over))]
+    workers: list[Coroutine[Any, Any, None]] = []
+    first = 0
+    for over, at_once in lanes:
+        waiting = enumerate(over, start=first)
+        workers += [worker(waiting) for _ in range(min(at_once, len(over)))]
+        first += len(over)
+    await all_of(workers)
+    return [results[place] for place in range(first)]
