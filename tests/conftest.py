@@ -1,15 +1,27 @@
-"""What every test shares: the asyncio backend, and no network beyond loopback."""
+"""What every test shares: the asyncio backend, no network beyond loopback, and a PostgreSQL server."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 
 import pytest
+
+from postgres_server import PostgresServer, binaries
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One for all tests of a process."""
+    if binaries() is None:
+        pytest.skip("no PostgreSQL server is installed here (Debian: apt-get install postgresql)")
+    with PostgresServer() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

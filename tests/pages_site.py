@@ -46,8 +46,8 @@ def aside(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 @contextmanager
-def served(path: Path) -> Iterator[Served]:
-    """Serve a store from a thread of its own."""
+def served(path: Path | str, folder: Path | None = None) -> Iterator[Served]:
+    """Serve a store from a thread of its own; its files are in its own folder by default."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
@@ -59,7 +59,7 @@ def served(path: Path) -> Iterator[Served]:
         keys = Keys.drawn()
 
         async def begin() -> Any:
-            return await serve(make_app(store, keys=keys, folder=path.parent), 0)
+            return await serve(make_app(store, keys=keys, folder=folder or Path(path).parent), 0)
 
         runner, port = inside(begin())
         base = f"http://127.0.0.1:{port}"

@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import psycopg
-
 PASSWORD = "pass/w?rd#of:tests@home"  # with all that has a meaning in an address
 STARTS_WITHIN_S = 60.0
 
@@ -77,7 +75,7 @@ class PostgresServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop(signal.SIGINT)
+        self.stop(signal.SIGQUIT)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self) -> None:
@@ -93,6 +91,8 @@ class PostgresServer:
         with (self.folder / "log").open("ab") as log:
             command = [self._bin / "postgres", "-D", self.folder / "data", *given]
             self._process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, **self._as)
+        import psycopg  # tests that need no server do without it
+
         deadline = time.monotonic() + STARTS_WITHIN_S
         while True:
             try:
@@ -120,6 +120,8 @@ class PostgresServer:
 
     def execute(self, statement: str, *given: Any, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Carry out one statement as the owner of it all; its rows, if it has any."""
+        import psycopg
+
         with psycopg.connect(self._dsn(database), autocommit=True) as connection:
             cursor = connection.execute(statement, given or None)  # type: ignore[call-overload]
             return list(cursor) if cursor.description else []

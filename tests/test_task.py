@@ -194,3 +194,11 @@ def test_a_slice_of_a_task_set_is_a_task_set() -> None:
     assert [task.id for task in tasks[1:3]] == ["1", "2"]
     assert tasks[-1].id == "3"
     assert repr(tasks) == "TaskSet(4 tasks)"
+
+
+@pytest.mark.parametrize(
+    ("identity", "said"), [("x" * 401, "has 401 characters, expected at most 400"), ("a\0b", "no database takes")]
+)
+def test_an_id_that_no_store_could_hold_is_refused(identity: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        TaskSet([Task(id=identity, question="q")])

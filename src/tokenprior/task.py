@@ -14,7 +14,9 @@ from functools import cached_property
 from typing import Any
 
 from tokenprior.errors import ConfigError, DataError
+from tokenprior.text import shorten
 
+MOST_ID = 400  # characters: ids stand in indexes, and a server takes no longer ones
 FIELDS = ("id", "question", "answer", "metadata", "images")
 
 
@@ -84,7 +86,11 @@ class Split:
 
 
 class TaskSet(Sequence[Task]):
-    """Tasks in the order of their file, with unique ids. Immutable."""
+    """Tasks in the order of their file, with unique ids. Immutable.
+
+    Raises:
+        DataError: an id stands twice, is too long, or holds what no database takes.
+    """
 
     def __init__(self, tasks: Iterable[Task]) -> None:
         self._tasks = tuple(tasks)
@@ -93,6 +99,13 @@ class TaskSet(Sequence[Task]):
             if task.id in seen:
                 raise DataError(f"task id {task.id!r} stands twice: give every row an id of its own, or none at all")
             seen.add(task.id)
+            if len(task.id) > MOST_ID:
+                raise DataError(
+                    f"task id {shorten(task.id, 60)!r} has {len(task.id):,} characters, expected at most {MOST_ID}: "
+                    "give the row a shorter one, or none at all"
+                )
+            if "\0" in task.id or any("\ud800" <= character <= "\udfff" for character in task.id):
+                raise DataError(f"task id {task.id!r} holds a character that no database takes: give the row another")
 
     def __len__(self) -> int:
         return len(self._tasks)

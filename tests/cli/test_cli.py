@@ -25,7 +25,7 @@ from tokenprior.store import open_store
 # fmt: off
 COMMANDS = [
     "init", "learn", "evaluate", "compare", "audit", "runs", "show", "why", "diff", "history", "rollback", "pin",
-    "edit", "export", "import", "report", "merge", "serve", "ui", "mcp", "doctor", "models",
+    "edit", "export", "import", "report", "merge", "serve", "ui", "mcp", "doctor", "models", "store",
 ]
 # fmt: on
 LINE = "Small letters: When a word is to be repeated, write it in small letters."

@@ -23,6 +23,7 @@ from tokenprior.cli import (
     report,
     serve,
     show,
+    store,
     ui,
     why,
 )
@@ -59,6 +60,7 @@ app.command("ui")(ui.ui)
 app.command("mcp")(mcp.mcp)
 app.command("doctor")(doctor.doctor)
 app.add_typer(models.app, name="models")
+app.add_typer(store.app, name="store")
 
 
 @app.callback(invoke_without_command=True)

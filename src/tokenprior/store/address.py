@@ -110,16 +110,36 @@ def reading_engine(place: Place) -> sa.Engine:
     return engine
 
 
+def bare_engine(place: Place) -> sa.Engine:
+    """For statements that stand outside of transactions."""
+    if isinstance(place, sa.URL):
+        return _server_engine(place, "tokenprior", poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    return sa.create_engine(f"sqlite:///{place}", isolation_level="AUTOCOMMIT", connect_args={"timeout": 30.0})
+
+
 def _server_engine(url: sa.URL, name: str, **options: Any) -> sa.Engine:
     given = {key: value for key, value in PATIENCE.items() if key not in url.query}
     if url.get_driver_name() != "psycopg":
         raise ConfigError(f"store {shown(url)!r}: the driver {url.get_driver_name()} is not known: {EXPECTED}")
     try:
-        return sa.create_engine(url, connect_args={"application_name": name, **given}, **options)
+        engine = sa.create_engine(url, connect_args={"application_name": name, **given}, **options)
+        sa.event.listen(engine, "connect", _read_sums_as_numbers)
+        return engine
     except ModuleNotFoundError as error:
         raise MissingExtra(str(error.name), "postgres", f"the store {shown(url)}") from error
     except (ArgumentError, SQLAlchemyError) as error:
         raise ConfigError(f"store {shown(url)!r}: {shorten(error, 200)}") from error
+
+
+def _read_sums_as_numbers(connection: Any, _record: Any) -> None:
+    """The sum of large integers is `numeric`, which the driver would read as a `Decimal`; we have no others."""
+    from psycopg.adapt import Loader
+
+    class Whole(Loader):
+        def load(self, data: Any) -> int:
+            return int(bytes(data))
+
+    connection.adapters.register_loader("numeric", Whole)
 
 
 def _keep_durable(connection: Any, _record: Any) -> None:

@@ -128,7 +128,9 @@ def asked_in(store: Store, run: str, phase: str, tasks: Sequence[str]) -> dict[s
         asked: dict[str, str] = {}
         for task in tasks:
             here = (columns.run == run, columns.phase == phase, columns.step == 0, columns.task == task)
-            first = connection.execute(sa.select(columns.rollout).where(*here).limit(1)).scalar()
+            first = connection.execute(
+                sa.select(columns.rollout).where(*here).order_by(columns.attempt, columns.input_hash).limit(1)
+            ).scalar()
             messages = [Message.from_json(one) for one in json.loads(first)["messages"]] if first else []
             if question := next((one.content for one in messages if one.role == "user"), ""):
                 asked[task] = question
@@ -154,7 +156,7 @@ def attempt_at(store: Store, run: str, place: tuple[str, int, str, int, str]) ->
         here.append(columns.input_hash == made_of)
 
     def read(connection: sa.Connection) -> Row | None:
-        row = connection.execute(sa.select(schema.rollouts).where(*here).limit(1)).first()
+        row = connection.execute(sa.select(schema.rollouts).where(*here).order_by(columns.input_hash).limit(1)).first()
         return None if row is None else _attempt(row._mapping)
 
     found = store.read(read)
@@ -203,7 +205,7 @@ def _advantage(connection: sa.Connection, run: str, step: int, task: str) -> Row
     columns = schema.advantages.c
     # It is kept under the first of its groups; a contrast may have seen several.
     first = (columns.task == task).desc()
-    query = sa.select(columns.advantage).where(columns.run == run, columns.step == step).order_by(first)
+    query = sa.select(columns.advantage).where(columns.run == run, columns.step == step).order_by(first, columns.task)
     for text in connection.execute(query.limit(MOST_ADVANTAGES)).scalars():
         advantage: Row = json.loads(text)
         if task in advantage["groups"]:
@@ -214,7 +216,7 @@ def _advantage(connection: sa.Connection, run: str, step: int, task: str) -> Row
 def _libraries(connection: sa.Connection, run: str, step: int) -> list[Row]:
     steps, trials = schema.steps.c, schema.trials.c
     kept = sa.select(steps.library).where(steps.run == run, steps.step == step)
-    tried = sa.select(trials.candidate).where(trials.run == run, trials.step == step)
+    tried = sa.select(trials.candidate).where(trials.run == run, trials.step == step).order_by(trials.sequence)
     return [json.loads(text) for query in (kept, tried) for text in connection.execute(query).scalars()]
 
 

@@ -124,6 +124,7 @@ def summed(store: Store, run: str) -> list[Row]:
         )
         .where(columns.run == run)
         .group_by(columns.phase, columns.state)
+        .order_by(columns.phase, columns.state)
     )
 
     def read(connection: sa.Connection) -> list[Row]:

@@ -45,7 +45,7 @@ def comparisons_of(store: Store, name: str, *, limit: int) -> list[Row]:
             sa.select(of.id, of.created_at, table.c.comparison)
             .join(schema.runs, table.c.run == of.id)
             .where(of.name == name)
-            .order_by(of.created_at.desc())
+            .order_by(of.created_at.desc(), of.id.desc())
             .limit(limit)
         )
         return [

@@ -22,7 +22,7 @@ from tokenprior.operation import Add, Delete, Keep, Merge, Modify, Operation, to
 from tokenprior.private import PrivatePolicy, masked, refusal
 from tokenprior.redact import redact
 from tokenprior.store import codec, schema
-from tokenprior.store.open import library_in, pin_in
+from tokenprior.store.open import alone_with, library_in, pin_in
 
 if TYPE_CHECKING:
     from tokenprior.store.open import Store
@@ -63,6 +63,7 @@ def edit(
             raise EditRefused(f"the lesson {why}; nothing was changed")
 
     def write(connection: sa.Connection) -> Library:
+        alone_with(connection, run)
         used = library_in(connection, run)
         assert used is not None, "every run uses a library, be it empty"
         if made_from is not None and used.version != made_from:

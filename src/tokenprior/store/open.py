@@ -6,7 +6,8 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from tokenprior.errors import ConfigError, NotFound, StoreError
 from tokenprior.library import Library
 from tokenprior.redact import redact
 from tokenprior.store import codec, schema
-from tokenprior.store.address import Place, place_of, reading_engine, shown, writing_engine
+from tokenprior.store.address import Place, bare_engine, place_of, reading_engine, shown, writing_engine
 from tokenprior.store.lock import RunLock, holder
 from tokenprior.store.record import RunRecord, RunStore
 from tokenprior.store.server_lock import RunWriter, ServerLock, ServerLocks, holder_on_server
@@ -30,6 +31,7 @@ T = TypeVar("T")
 NEWEST = "0005"
 MIGRATING = 0x746F_6B65_6E70_7269  # the advisory lock of whoever changes the schema of a server
 READ_AGAIN_S = 10.0
+MOVING = "moving"  # the state of a run on its way to another store, see `archive`
 
 
 def open_store(where: str | Path) -> Store:
@@ -153,7 +155,12 @@ class Store:
             now = time.time()
             # Of one id budgets and where the config lies may differ: what holds is what it was last started with.
             started_with = json.dumps(codec.redacted(config), sort_keys=True)
-            known = connection.execute(sa.select(schema.runs.c.id).where(schema.runs.c.id == run)).first()
+            known = connection.execute(sa.select(schema.runs.c.state).where(schema.runs.c.id == run)).scalar()
+            if known == MOVING:
+                raise StoreError(
+                    f"run {run} is on its way to another store: `tokenprior store archive {run} --to STORE` goes on "
+                    "with that"
+                )
             if known:
                 changed = {"state": "running", "detail": "", "updated_at": now, "config": started_with}
                 connection.execute(schema.runs.update().where(schema.runs.c.id == run).values(changed))
@@ -183,6 +190,21 @@ class Store:
         return RunStore(writer, run, name, lock)
 
     @property
+    def shown(self) -> str:
+        """Where it is, without its password."""
+        return self._shown
+
+    @contextmanager
+    def apart(self) -> Iterator[sa.Connection]:
+        """A connection of its own that begins no transaction, for what a database does with itself as a whole."""
+        engine = bare_engine(self._place)
+        try:
+            with engine.connect() as connection:
+                yield connection
+        finally:
+            engine.dispose()
+
+    @property
     def path(self) -> Path | None:
         """The file; `None` for a database on a server."""
         return self._place if isinstance(self._place, Path) else None
@@ -208,7 +230,9 @@ class Store:
         """All runs, the newest first."""
 
         def read(connection: sa.Connection) -> list[RunRecord]:
-            rows = connection.execute(sa.select(schema.runs).order_by(schema.runs.c.created_at.desc()))
+            rows = connection.execute(
+                sa.select(schema.runs).order_by(schema.runs.c.created_at.desc(), schema.runs.c.id.desc())
+            )
             return [RunRecord.of(row._mapping) for row in rows]
 
         return self.read(read)
@@ -268,7 +292,11 @@ class Store:
         """
         chosen = None if version is None else self.library(run, version).version
 
-        self.writer.run_now(lambda connection: pin_in(connection, run, chosen, reason))
+        def write(connection: sa.Connection) -> None:
+            alone_with(connection, run)
+            pin_in(connection, run, chosen, reason)
+
+        self.writer.run_now(write)
 
     def rows(self, table: str, run: str, *where: Any, without: Collection[str] = ()) -> list[dict[str, Any]]:
         """All rows of one run in one table, in the order of its key; JSON columns as values.
@@ -322,8 +350,13 @@ def library_in(connection: sa.Connection, run: str, at: int | str | None = None)
     return None if isinstance(at, int) or not start.version.startswith(at or "") else start
 
 
+def alone_with(connection: sa.Connection, run: str) -> None:
+    """Of those who change by hand what a run uses, one after the other: SQLite has one writer, a server many."""
+    connection.execute(sa.select(schema.runs.c.id).where(schema.runs.c.id == run).with_for_update())
+
+
 def pin_in(connection: sa.Connection, run: str, version: str | None, reason: str) -> None:
-    """Note within a transaction what is used from now on."""
+    """Note within a transaction what is used from now on, `alone_with` the run."""
     count = sa.select(sa.func.count()).where(schema.pins.c.run == run)
     connection.execute(
         schema.pins.insert().values(

@@ -6,6 +6,7 @@ Natural keys make every write repeatable; operations are only ever appended, so 
 from __future__ import annotations
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     Float,
     Index,
@@ -25,6 +26,11 @@ metadata = MetaData()
 def _text(length: int) -> TypeEngine[str]:
     """A short text. A server holds it to no length, and orders and compares it by its bytes, as SQLite does."""
     return String(length).with_variant(Text(collation="C"), "postgresql")
+
+
+def _large() -> TypeEngine[int]:
+    """A number that somebody else says: a server would refuse one of more than 32 bits."""
+    return Integer().with_variant(BigInteger(), "postgresql")
 
 
 runs = Table(
@@ -56,9 +62,9 @@ calls = Table(
     Column("request", Text, nullable=False),
     Column("reply", Text),
     Column("error", Text),
-    Column("input_tokens", Integer, nullable=False),
-    Column("output_tokens", Integer, nullable=False),
-    Column("cached_tokens", Integer, nullable=False),
+    Column("input_tokens", _large(), nullable=False),
+    Column("output_tokens", _large(), nullable=False),
+    Column("cached_tokens", _large(), nullable=False),
     Column("cost_usd", Float),
     Column("latency_s", Float),
     Column("sent_at", Float, nullable=False),
@@ -232,8 +238,8 @@ served = Table(
     Column("source", _text(8), nullable=False),  # proxy, mcp
     Column("model", _text(255), nullable=False),
     Column("status", Integer, nullable=False),
-    Column("input_tokens", Integer, nullable=False),
-    Column("output_tokens", Integer, nullable=False),
+    Column("input_tokens", _large(), nullable=False),
+    Column("output_tokens", _large(), nullable=False),
     Column("latency_s", Float, nullable=False),
     Column("served_at", Float, nullable=False),
     Column("task", _text(255)),

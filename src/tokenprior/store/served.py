@@ -113,7 +113,9 @@ def _tallies(connection: sa.Connection, libraries: Sequence[str]) -> Iterator[Un
         sa.func.sum(columns.output_tokens).label("output_tokens"),
         sa.func.min(columns.served_at).label("first_at"),
     )
-    for row in connection.execute(sa.select(*told).where(columns.library.in_(libraries)).group_by(*place)):
+    for row in connection.execute(
+        sa.select(*told).where(columns.library.in_(libraries)).group_by(*place).order_by(*place)
+    ):
         values = dict(row._mapping)
         yield UnitTally(**values | {"held_out": bool(values["held_out"])})
 

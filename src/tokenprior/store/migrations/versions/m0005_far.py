@@ -47,9 +47,12 @@ def _text(length: int) -> sa.types.TypeEngine[str]:
 
 
 def _as_sqlite_has_it() -> None:
-    """Short texts of any length, ordered by their bytes."""
+    """Short texts of any length, ordered by their bytes, and numbers of tokens of any size."""
     inspected = sa.inspect(op.get_bind())
     for table in TABLES:
         short = [c["name"] for c in inspected.get_columns(table) if isinstance(c["type"], sa.VARCHAR)]
         changes = ", ".join(f'ALTER COLUMN "{name}" TYPE TEXT COLLATE "C"' for name in short)
+        op.execute(f"ALTER TABLE {table} {changes}")
+    for table, counts in (("calls", ("input", "output", "cached")), ("served", ("input", "output"))):
+        changes = ", ".join(f"ALTER COLUMN {count}_tokens TYPE BIGINT" for count in counts)
         op.execute(f"ALTER TABLE {table} {changes}")
