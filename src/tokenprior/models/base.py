@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from tokenprior.errors import ConfigError, ModelError
 from tokenprior.redact import redact
 from tokenprior.rollout import Message, StopReason, ToolCall, Usage
+from tokenprior.task import content_hash
 
 IMAGE_TOKENS = 2_000  # reserved for an image; what the large providers charge at most is below
 _REFUSALS = {401: "the key is wrong or missing", 403: "the key may not do this", 404: "no such address or model"}
@@ -72,6 +73,13 @@ class Request:
     timeout_s: float = 300.0
     body: dict[str, Any] | None = None
     on_bytes: Callable[[bytes], Awaitable[None]] | None = field(default=None, compare=False, repr=False)
+    _hashes: dict[str, str] = field(init=False, default_factory=dict, compare=False, repr=False)
+
+    def hash_for(self, model: str) -> str:
+        """A hash of what can change the reply of a model: beside its key, what a call is found again by."""
+        if model not in self._hashes:
+            self._hashes[model] = content_hash([model, self.content()])
+        return self._hashes[model]
 
     def content(self) -> dict[str, Any]:
         """Everything that can change the reply, as JSON: what the ledger hashes."""

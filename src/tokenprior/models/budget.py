@@ -39,6 +39,7 @@ class Budget:
         self.limits = limits
         self.spent = spent or Usage()
         self._reserved: dict[int, Usage] = {}
+        self._held = _Held()
         self._next = 0
         self._changed = asyncio.Event()
         self._started = time.monotonic()
@@ -74,11 +75,14 @@ class Budget:
             await changed.wait()
         self._next += 1
         self._reserved[self._next] = most
+        self._held.change(most, 1)
         return self._next
 
     def settle(self, ticket: int, used: Usage) -> None:
         """Replace a reservation by what was used."""
-        del self._reserved[ticket]
+        self._held.change(self._reserved.pop(ticket), -1)
+        if not self._reserved:
+            self._held = _Held()  # sums of fractions of a dollar drift
         self.spent += used
         self._wake()
 
@@ -87,18 +91,34 @@ class Budget:
         self._changed = asyncio.Event()
 
     def _over(self, most: Usage, *, alone: bool = False) -> BudgetReached | None:
-        total = self.spent + most
-        if not alone:
-            for reserved in self._reserved.values():
-                total += reserved
-        limits, spent = self.limits, self.spent
-        if limits.usd is not None and (total.cost_usd is None or total.cost_usd > limits.usd):
+        limits, spent, held = self.limits, self.spent, _Held() if alone else self._held
+        if limits.usd is not None and (
+            spent.cost_usd is None or most.cost_usd is None or spent.cost_usd + most.cost_usd + held.usd > limits.usd
+        ):
             return BudgetReached("usd", limits.usd, spent.cost_usd or 0.0)
-        if limits.tokens is not None and total.input_tokens + total.output_tokens > limits.tokens:
-            return BudgetReached("tokens", limits.tokens, spent.input_tokens + spent.output_tokens)
-        if limits.calls is not None and total.calls > limits.calls:
+        if limits.tokens is not None and _tokens(spent) + _tokens(most) + held.tokens > limits.tokens:
+            return BudgetReached("tokens", limits.tokens, _tokens(spent))
+        if limits.calls is not None and spent.calls + most.calls + held.calls > limits.calls:
             return BudgetReached("calls", limits.calls, spent.calls)
         minutes = (time.monotonic() - self._started) / 60
         if limits.minutes is not None and minutes > limits.minutes:
             return BudgetReached("minutes", limits.minutes, minutes)
         return None
+
+
+@dataclass(slots=True)
+class _Held:
+    """What all calls in flight may yet use. An unknown price counts nothing: with money limited there is none."""
+
+    calls: int = 0
+    tokens: int = 0
+    usd: float = 0.0
+
+    def change(self, most: Usage, sign: int) -> None:
+        self.calls += sign * most.calls
+        self.tokens += sign * _tokens(most)
+        self.usd += sign * (most.cost_usd or 0.0)
+
+
+def _tokens(usage: Usage) -> int:
+    return usage.input_tokens + usage.output_tokens

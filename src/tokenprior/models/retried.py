@@ -148,7 +148,9 @@ class RetriedModel:
             async with self._limit.slot(request.key.phase, begun=begun):
                 sent = time.monotonic()
                 try:
-                    reply = await self._inner.answer(replace(request, timeout_s=left_s))
+                    # As it is where it can be: what was worked out of a request, such as its hash, stays with it.
+                    tried = request if left_s == request.timeout_s else replace(request, timeout_s=left_s)
+                    reply = await self._inner.answer(tried)
                 except CallFailed as failure:
                     failed = failure
                 else:

@@ -16,7 +16,7 @@ from tokenprior.models.base import BatchedCall, CallEnd, NotedBatch, Request
 from tokenprior.redact import redact
 from tokenprior.rollout import Usage
 from tokenprior.store import codec, schema
-from tokenprior.store.record import hash_of, note_sent
+from tokenprior.store.ledger import counts, note_sent, sent_row
 from tokenprior.store.writer import Writer
 from tokenprior.task import content_hash
 
@@ -34,14 +34,15 @@ class RunBatches:
         self._writer, self._run, self._name = writer, run, name
 
     async def batch_begun(self, model: str, calls: Sequence[tuple[Request, Usage]], *, by_program: bool) -> NotedBatch:
-        hashes = [hash_of(model, request) for request, _ in calls]
+        rows = [sent_row(self._run, self._name, model, request, most) for request, most in calls]
         table = schema.batches
 
         def write(connection: sa.Connection) -> NotedBatch:
             sent = []
-            for (request, most), request_hash in zip(calls, hashes, strict=True):
-                call, attempt = note_sent(connection, (self._run, self._name), model, request, request_hash, most)
-                custom_id = _custom_id(str(request.key), request_hash, attempt)
+            for row, (_, most) in zip(rows, calls, strict=True):
+                call = note_sent(connection, row)
+                tries = sa.select(schema.calls.c.attempt).where(schema.calls.c.id == call)
+                custom_id = _custom_id(row["key"], row["request_hash"], connection.execute(tries).scalar_one())
                 sent.append(BatchedCall(call=call, custom_id=custom_id, most=most))
             last = sa.select(sa.func.coalesce(sa.func.max(table.c.number), -1)).where(table.c.run == self._run)
             noted = NotedBatch(
@@ -128,13 +129,7 @@ def _calls(connection: sa.Connection, ids: Sequence[int]) -> tuple[BatchedCall, 
 
 
 def _values(end: CallEnd) -> dict[str, object]:
-    usage = end.charged
-    counted: dict[str, object] = {
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cached_tokens": usage.cached_tokens,
-        "cost_usd": usage.cost_usd,
-    }
+    counted: dict[str, object] = {**counts(end.charged)}
     if end.reply is None:
         return counted | {"state": "failed", "error": codec.plain(redact(f"{end.kind}: {end.detail}"))}
     reply = codec.dumps(codec.reply_to_json(end.reply))

@@ -18,17 +18,16 @@ import sqlalchemy as sa
 from tokenprior.advantage import Advantage
 from tokenprior.effects import Observation
 from tokenprior.library import Applied, Library
-from tokenprior.models.base import Reply, Request
 from tokenprior.operation import to_json
 from tokenprior.progress import Progress
 from tokenprior.redact import redact
 from tokenprior.rollout import Usage
 from tokenprior.store import codec, schema
+from tokenprior.store.ledger import CallLedger
 from tokenprior.store.lock import RunLock
 from tokenprior.store.server_lock import RunWriter, ServerLock
 from tokenprior.store.shelf import RolloutShelf, put
 from tokenprior.store.writer import Writer
-from tokenprior.task import content_hash
 from tokenprior.tools.base import ToolResult
 from tokenprior.trial import Trial
 
@@ -81,11 +80,14 @@ class StepEnd:
     report: dict[str, Any]
 
 
-class RunStore:
+class RunStore(CallLedger):
     """The store as one run sees it: a ledger of calls, and places for rollouts, advantages and steps."""
 
+    _writer: Writer | RunWriter
+
     def __init__(self, writer: Writer | RunWriter, run: str, name: str, lock: RunLock | ServerLock) -> None:
-        self._writer, self.run, self.name, self._lock = writer, run, name, lock
+        super().__init__(writer, run, name)
+        self._lock = lock
         self.shelf = RolloutShelf(writer, run, name)
         self._noted = ("", 0.0)
 
@@ -135,52 +137,6 @@ class RunStore:
             )
 
         return self._writer.run_now(read)
-
-    # The ledger of calls (models.base.Ledger).
-
-    async def finished_call(self, model: str, request: Request) -> Reply | None:
-        columns = schema.calls.c
-
-        def read(connection: sa.Connection) -> str | None:
-            return connection.execute(
-                sa.select(columns.reply)
-                .where(
-                    columns.name == self.name,
-                    columns.key == str(request.key),
-                    columns.request_hash == hash_of(model, request),
-                    columns.state == "done",
-                )
-                .order_by(columns.id)
-                .limit(1)
-            ).scalar()
-
-        found = await self._writer.run(read)
-        return codec.reply_from_json(json.loads(found)) if found else None
-
-    async def call_sent(self, model: str, request: Request, reserved: Usage) -> int:
-        request_hash = hash_of(model, request)
-        return await self._writer.run(
-            lambda connection: note_sent(connection, (self.run, self.name), model, request, request_hash, reserved)[0]
-        )
-
-    async def call_done(self, call: int, reply: Reply) -> None:
-        await self._settle(
-            call, reply.usage, state="done", reply=codec.dumps(codec.reply_to_json(reply)), latency_s=reply.latency_s
-        )
-
-    async def call_failed(self, call: int, kind: str, detail: str, charged: Usage) -> None:
-        await self._settle(call, charged, state="failed", error=codec.plain(redact(f"{kind}: {detail}")))
-
-    async def _settle(self, call: int, usage: Usage, **values: Any) -> None:
-        values |= {
-            "input_tokens": usage.input_tokens,
-            "output_tokens": usage.output_tokens,
-            "cached_tokens": usage.cached_tokens,
-            "cost_usd": usage.cost_usd,
-        }
-        await self._writer.run(
-            lambda connection: connection.execute(schema.calls.update().where(schema.calls.c.id == call).values(values))
-        )
 
     # Calls of tools (tools.base.ToolLedger).
 
@@ -309,41 +265,3 @@ class RunStore:
         value = {**comparison, "arms": [arm["arm"] for arm in comparison["arms"]]}
         values = {"comparison": codec.dumps(value)}
         await self._writer.run(lambda connection: put(connection, schema.comparisons, {"run": self.run}, values))
-
-
-def hash_of(model: str, request: Request) -> str:
-    """What a request is found again by, beside its key."""
-    return content_hash([model, request.content()])
-
-
-def note_sent(
-    connection: sa.Connection, run: tuple[str, str], model: str, request: Request, request_hash: str, reserved: Usage
-) -> tuple[int, int]:
-    """Note within a transaction that a call is about to leave. Returns its number, and which try of it this is, from 0.
-
-    Args:
-        run: its id and its name.
-    """
-    columns = schema.calls.c
-    same = (columns.run == run[0], columns.key == str(request.key), columns.request_hash == request_hash)
-    attempt = connection.execute(sa.select(sa.func.count()).where(*same)).scalar_one()
-    inserted = connection.execute(
-        schema.calls.insert().values(
-            run=run[0],
-            name=run[1],
-            key=str(request.key),
-            request_hash=request_hash,
-            attempt=attempt,
-            model=redact(model),
-            state="sent",
-            phase=request.key.phase,
-            step=request.key.step,
-            request=codec.dumps(codec.redacted(request.content())),
-            input_tokens=reserved.input_tokens,
-            output_tokens=reserved.output_tokens,
-            cached_tokens=reserved.cached_tokens,
-            cost_usd=reserved.cost_usd,
-            sent_at=time.time(),
-        )
-    )
-    return int(inserted.inserted_primary_key[0]), attempt  # type: ignore[index]  # an insert of one row has one key
