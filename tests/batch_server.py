@@ -6,13 +6,12 @@ was answered in batches, by the identity of a request, so that nothing is answer
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -60,6 +59,7 @@ class BatchServer(FakeOpenAI):
         has_batches: whether there are any.
         lost: what is done of making a batch before the connection breaks: `nothing`, or `all` but the answer.
         busy: how many looks after a batch are refused with 429.
+        cut: how many files of rows break off in the middle before one is sent whole.
         holds: whether batches stay in progress until `release` is called.
     """
 
@@ -72,18 +72,23 @@ class BatchServer(FakeOpenAI):
         has_batches: bool = True,
         lost: str = "",
         busy: int = 0,
+        cut: int = 0,
         holds: bool = False,
         **rest: Any,
     ) -> None:
         super().__init__(**rest)
         self.trouble, self.ends, self.errors, self.has_batches = trouble, ends, errors or [], has_batches
-        self.lost, self.busy, self.holds = lost, busy, holds
+        self.lost, self.busy, self.cut, self.holds = lost, busy, cut, holds
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, FakeBatch] = {}
         self.asked: Counter[str] = Counter()
         self.on_upload: Callable[[], None] = lambda: None
         self.on_batch: Callable[[], None] = lambda: None
         self.on_look: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        return self
 
     def release(self) -> None:
         """Let batches that are held go on."""
@@ -195,6 +200,12 @@ class BatchServer(FakeOpenAI):
                 lines = (json.dumps({"id": "row", **row}, ensure_ascii=False) for row in made)
                 batch.files[kind] = self._file("\n".join(lines).encode())
 
-    async def _content(self, request: web.Request) -> web.Response:
-        await asyncio.sleep(0)
-        return web.Response(body=self.files[request.match_info["file"]], content_type="application/octet-stream")
+    async def _content(self, request: web.Request) -> web.StreamResponse:
+        content = self.files[request.match_info["file"]]
+        if not self.cut:
+            return web.Response(body=content, content_type="application/octet-stream")
+        self.cut -= 1
+        half = web.StreamResponse(headers={"Content-Length": str(len(content))})
+        await half.prepare(request)
+        await half.write(content[: len(content) // 2])
+        return self._broken(request)

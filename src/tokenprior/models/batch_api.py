@@ -155,7 +155,9 @@ class BatchApi:
             CallFailed, ModelError: they cannot be had.
         """
         for file in state.files:
-            async for line in self._lines(file):
+            async with self._mapped(file):
+                content = (await self._opened().files.content(file)).content
+            for line in content.split(b"\n"):  # a reply may hold what Python calls the end of a line
                 try:
                     row = json.loads(line)
                 except (ValueError, RecursionError):
@@ -180,19 +182,6 @@ class BatchApi:
         if told.get("code") in ("batch_expired", "batch_cancelled"):
             return CallFailed("timeout", said, retryable=False)
         return CallFailed("batch", said, retryable=True)
-
-    async def _lines(self, file: str) -> AsyncIterator[bytes]:
-        """The lines of a file. A reply may hold what Python calls the end of a line, so only the byte counts."""
-        async with (
-            self._mapped(file),
-            self._opened().files.with_streaming_response.content(file) as response,
-        ):
-            rest = b""
-            async for piece in response.iter_bytes():
-                *lines, rest = (rest + piece).split(b"\n")
-                for line in lines:
-                    yield line
-            yield rest
 
     def _state(self, batch: Batch) -> BatchState:
         files = tuple(file for file in (batch.output_file_id, batch.error_file_id) if file)

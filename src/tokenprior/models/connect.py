@@ -1,27 +1,37 @@
 """Connect: from a model's name in the config to a model that is limited, retried, budgeted and recorded.
 
-From the outside in: `ReplayedModel` (the ledger answers what it can), `RetriedModel` (one limit per endpoint),
-`MeteredModel` (budget and ledger see every try), and the endpoint itself.
+From the outside in: `ReplayedModel` (the ledger answers what it can), `WarmedModel` (of calls that begin alike one goes
+first), `RetriedModel` (one limit per endpoint), `MeteredModel` (budget and ledger see every try), and the endpoint
+itself. Where calls go in batches, `RoutedModel` stands behind the first, and sends each to `BatchedModel` behind
+retries of its own, or the ordinary way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenprior.errors import ConfigError
-from tokenprior.models.base import Ledger, Model
+from tokenprior.models.base import BatchLedger, Ledger, Model, address_of
+from tokenprior.models.batched import AtProvider, RoutedModel
+from tokenprior.models.batching import Batching
 from tokenprior.models.budget import Budget
 from tokenprior.models.prices import Price
 from tokenprior.models.recorded import MeteredModel, ReplayedModel
 from tokenprior.models.retried import Limit, RetriedModel, RetryPolicy
+from tokenprior.models.warmed import SentModel, WarmedModel, Warmth
 from tokenprior.redact import redact
 from tokenprior.text import shorten
 
 if TYPE_CHECKING:
     from tokenprior.endpoint_settings import EndpointSettings
+    from tokenprior.models.batch_api import BatchApi
     from tokenprior.models.embedded import EmbeddedServer
+    from tokenprior.models.slots import PinnedSlots
+    from tokenprior.models.tuning import Tuning
 
 DEFAULT_CONCURRENCY = 32
 
@@ -55,7 +65,12 @@ async def check_name(name: str, settings: EndpointSettings, *, by_program: bool 
 
 
 class Connections:
-    """Opens models by name, each endpoint once. Use as an async context manager; leaving it closes all."""
+    """Opens models by name, each endpoint once. Use as an async context manager; leaving it closes all.
+
+    Args:
+        batches: where batches are written down; without it none are made, whatever the settings say.
+        at_provider: is kept up to date with the batches that are waited for.
+    """
 
     def __init__(
         self,
@@ -66,15 +81,24 @@ class Connections:
         prices: Mapping[str, Price],
         policy: RetryPolicy,
         on_pull: Callable[[str, int, int], None] | None = None,
+        batches: BatchLedger | None = None,
+        at_provider: AtProvider | None = None,
     ) -> None:
         self._settings, self._ledger, self._budget = settings, ledger, budget
         self._prices, self._policy, self._on_pull = prices, policy, on_pull
+        self._batching: Batching | None = None
+        if batches is not None:
+            self._batching = Batching(
+                settings.batch, batches, budget, prices, policy, self._batch_api, at_provider or AtProvider()
+            )
         self._limits: dict[str, Limit] = {}
         self._open: dict[str, Model] = {}
-        self._servers: dict[str, EmbeddedServer] = {}
+        self._servers: dict[str, tuple[EmbeddedServer, PinnedSlots]] = {}
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Connections:
+        if self._batching:
+            self._stack.push_async_callback(self._batching.aclose)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -88,7 +112,7 @@ class Connections:
             EmbeddedModelError: the embedded model cannot be had.
         """
         if name not in self._open:
-            self._open[name] = self.wrap(await self._endpoint(name))
+            self._open[name] = self.wrap(await self._endpoint(name), self._batched(name))
         return self._open[name]
 
     async def forward(self, name: str) -> Model:
@@ -103,7 +127,7 @@ class Connections:
         """
         key = f"forward {name}"
         if key not in self._open:
-            self._open[key] = self.wrap(await self._forwarded(name))
+            self._open[key] = self.wrap(await self._forwarded(name), self._batched(name, by_program=True))
         return self._open[key]
 
     async def _forwarded(self, name: str) -> Model:
@@ -116,16 +140,49 @@ class Connections:
         self._stack.push_async_callback(model.aclose)
         return model
 
-    def wrap(self, endpoint: Model) -> Model:
-        """A bare endpoint behind limit, retries, budget and ledger."""
-        metered = MeteredModel(endpoint, self._ledger, self._budget, self._prices)
-        limited = RetriedModel(metered, self._limit(endpoint.name), self._policy)
-        return ReplayedModel(limited, self._ledger)
+    def wrap(self, endpoint: Model, batched: Model | None = None) -> Model:
+        """A bare endpoint behind limit, retries, budget and ledger.
+
+        Args:
+            batched: where calls go that can travel in a batch.
+        """
+        metered: Model = MeteredModel(endpoint, self._ledger, self._budget, self._prices)
+        warmth = Warmth() if self._settings.warm and not is_embedded(endpoint.name) else None
+        if warmth:
+            metered = SentModel(metered, warmth)
+        asked: Model = RetriedModel(metered, self._limit(endpoint.name), self._policy)
+        if warmth:
+            asked = WarmedModel(asked, warmth)
+        if batched is not None:
+            asked = RoutedModel(batched, asked)
+        return ReplayedModel(asked, self._ledger)
+
+    async def take_up(self, names: Iterable[str]) -> None:
+        """See `Batching.take_up`; to be called before anything is asked."""
+        if self._batching:
+            await self._batching.take_up(names)
+
+    def _batched(self, name: str, *, by_program: bool = False) -> Model | None:
+        if self._batching is None or is_embedded(name):
+            return None
+        return self._batching.model(name, by_program=by_program)
+
+    def _batch_api(self, name: str, by_program: bool) -> BatchApi:
+        from tokenprior.models.batch_api import BatchApi
+
+        schema = self._settings.json_schema
+        if "://" in name:
+            base_url, model, key = address_of(name, self._settings.key_variable)
+        else:
+            base_url, key = _provider_address(name, "endpoint.batch needs")
+            model = name.partition(":")[2]
+            schema = name.startswith("openai") if schema is None else schema
+        return BatchApi(name, base_url=base_url, model=model, key=key, json_schema=bool(schema), by_program=by_program)
 
     def _limit(self, name: str) -> Limit:
         """One limit an endpoint: an address, a provider, or the embedded server, whatever models it serves."""
         endpoint = name.split("#", 1)[0] if "://" in name else name.split(":", 1)[0]
-        slots = self._settings.slots if is_embedded(name) else DEFAULT_CONCURRENCY
+        slots = self._tuning(name).slots if is_embedded(name) else DEFAULT_CONCURRENCY
         concurrency = self._settings.concurrency or slots
         return self._limits.setdefault(endpoint, Limit(concurrency))
 
@@ -144,21 +201,32 @@ class Connections:
         from tokenprior.models.forward import ForwardModel
 
         if is_embedded(name):
-            server, full = await self._embedded_server(name)
-            model = ForwardModel(server.ensure, name=full, model="embedded", json_schema=True)
+            server, pinned, full = await self._embedded_server(name)
+            model = ForwardModel(server.ensure, name=full, model="embedded", json_schema=True, place=pinned.place)
         else:
             settings = self._settings
             model = ForwardModel.at(name, key_variable=settings.key_variable, json_schema=bool(settings.json_schema))
         self._stack.push_async_callback(model.aclose)
         return model
 
-    async def _embedded_server(self, name: str) -> tuple[EmbeddedServer, str]:
-        """The server of an embedded model, one however it is used, and the model's full name."""
+    def _tuning(self, name: str) -> Tuning:
+        """How an embedded model is served: as the config says, else as it was measured, else as it comes."""
+        from tokenprior.models.catalog import find
+        from tokenprior.models.pull import default_cache_dir
+        from tokenprior.models.tuning import Tuning, kept_tuning
+
+        settings = self._settings
+        tuning = kept_tuning(find(name.removeprefix("embedded:")).name, default_cache_dir()) or Tuning()
+        return replace(tuning, slots=settings.slots or tuning.slots, threads=settings.threads or tuning.threads)
+
+    async def _embedded_server(self, name: str) -> tuple[EmbeddedServer, PinnedSlots, str]:
+        """The server of an embedded model, one however it is used, its slots, and the model's full name."""
         import asyncio
 
         from tokenprior.models.catalog import find
         from tokenprior.models.embedded import EmbeddedServer
         from tokenprior.models.pull import PullProgress, pull
+        from tokenprior.models.slots import PinnedSlots, new_folder
 
         wanted = find(name.removeprefix("embedded:"))
         # The name says which weights answered, not how the user spelled it: the ledger goes by it.
@@ -170,18 +238,28 @@ class Connections:
                     self._on_pull(progress.what, progress.done_bytes, progress.total_bytes)
 
             path = await asyncio.to_thread(pull, wanted, on_progress=told)
+            tuning = self._tuning(name)
+            folder = self._stack.enter_context(new_folder())
             server = EmbeddedServer(
                 path,
-                slots=self._settings.slots,
+                slots=tuning.slots,
                 context_per_slot=self._settings.context,
-                threads=self._settings.threads,
+                threads=tuning.threads,
+                batch=tuning.batch,
+                slot_folder=folder,
             )
-            self._servers[full] = await self._stack.enter_async_context(server)
-        return self._servers[full], full
+            await self._stack.enter_async_context(server)
+            pinned = PinnedSlots(server.ensure, count=tuning.slots, folder=Path(folder))
+            self._servers[full] = (server, await self._stack.enter_async_context(pinned))
+        return *self._servers[full], full
 
 
-def _provider_address(name: str) -> tuple[str, str]:
-    """Where a provider of pydantic-ai is reached, and its key from the environment."""
+def _provider_address(name: str, needs: str = "a program's calls need") -> tuple[str, str]:
+    """Where a provider of pydantic-ai is reached, and its key from the environment.
+
+    Args:
+        needs: who wants to know, for the message of an error.
+    """
     from openai import AsyncOpenAI
     from pydantic_ai.exceptions import UserError
     from pydantic_ai.providers import infer_provider
@@ -193,7 +271,7 @@ def _provider_address(name: str) -> tuple[str, str]:
     client = provider.client
     if not isinstance(client, AsyncOpenAI):
         raise ConfigError(
-            f"model {name!r}: a program's calls need an endpoint that speaks OpenAI's chat completions, and this "
+            f"model {name!r}: {needs} an endpoint that speaks OpenAI's chat completions, and this "
             "provider does not: name its OpenAI-compatible address as http://HOST/v1#MODEL"
         )
     return str(client.base_url).rstrip("/"), client.api_key
