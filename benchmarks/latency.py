@@ -98,15 +98,16 @@ class Profile:
 
 
 class Bucket:
-    """A rate limit: so many requests a minute, and a tenth of them at once.
+    """A rate limit: it fills evenly, and each request takes one out.
 
     Args:
-        per_minute: requests; above 0.
-        now_s: the clock when it was made; it begins full.
+        per_s: requests that it gains in a second; above 0.
+        most: that it holds; at least 1. It begins full.
+        now_s: the clock when it was made.
     """
 
-    def __init__(self, per_minute: float, now_s: float) -> None:
-        self._per_s, self._most = per_minute / 60, max(1.0, per_minute / 10)
+    def __init__(self, per_s: float, most: float, now_s: float) -> None:
+        self._per_s, self._most = per_s, most
         self._held, self._at_s = self._most, now_s
 
     def take(self, now_s: float) -> float:
@@ -159,8 +160,10 @@ class Server:
 
     def _run(self, name: str) -> Run:
         if name not in self._runs:
-            per_minute = self._per_minute and self._per_minute / self._profile.time_scale
-            bucket = Bucket(per_minute, time.monotonic()) if per_minute else None
+            bucket = None
+            if self._per_minute:
+                per_s = self._per_minute / 60 / self._profile.time_scale
+                bucket = Bucket(per_s, max(1.0, self._per_minute / 10), time.monotonic())
             self._runs[name] = Run(world=World(**self._world), bucket=bucket)
         return self._runs[name]
 

@@ -167,6 +167,17 @@ def profile(calls: Iterable[Call], within: Window, columns: int = 40) -> list[fl
     return [busy_s(known, (start + column * width, start + (column + 1) * width)) / width for column in range(columns)]
 
 
-def drawn(concurrencies: Sequence[float], slots: int) -> str:
-    """A profile as a line of bars; a full one means that all slots were in use."""
-    return "".join(_BARS[min(len(_BARS) - 1, round(c / slots * (len(_BARS) - 1)))] for c in concurrencies)
+def starts(calls: Iterable[Call], within: Window, columns: int = 40) -> list[float]:
+    """Calls that began, a second, in each of so many equal parts of a window."""
+    start, end = within
+    width = (end - start) / columns
+    began = [0] * columns
+    for call in served(calls):
+        if start <= call.start_s < end:
+            began[min(columns - 1, int((call.start_s - start) / width))] += 1
+    return [count / width for count in began]
+
+
+def drawn(values: Sequence[float], full: float) -> str:
+    """A profile as a line of bars, of which a full one stands for `full` or more."""
+    return "".join(_BARS[min(len(_BARS) - 1, round(value / full * (len(_BARS) - 1)))] for value in values)

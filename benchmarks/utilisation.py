@@ -12,8 +12,9 @@ the peers with their own Python, for dspy and tokenprior want different versions
 - `large`: tokenprior, one step of `--tasks` x G. Long enough that the slowest calls hide behind the others.
 - `paper`: tokenprior with its `paper` preset, three steps of 100 x 5, each attempt summarised. A step is hardly longer
   than its longest chain of calls, so nobody could fill the slots: read "over bound", not "utilisation".
-- `peers`: the same calls and the same items for all. tokenprior takes the items in three epochs of one step, without
-  and with its gate; the peers get half of them to train on and half to validate on (SIMBA, which takes one set, all).
+- `peers`: the same calls for all. tokenprior takes the items that the peers have in three epochs of one step each,
+  without and with its gate, and then three times as many in one step; the peers get half of the items to train on and
+  half to validate on (SIMBA, which takes one set, all).
   Knobs as in `peers.py`, with the libraries' own numbers of threads set to the slots; SIMBA with its own mini-batch of
   32. "gepa x8" is GEPA with the documented `IndependentSampling(8)`, eight proposals an iteration in place of one.
 - `rate`: tokenprior and the peers under a limit of `--requests-per-minute` (of unscaled time), with fewer calls. The
@@ -24,7 +25,9 @@ slots. "bound" is the larger of busy time spread evenly over the slots and the l
 for each other (see `makespan.longest_chain_s`; for the peers it takes every learning call as a barrier, which is kind
 to them), "over bound" the makespan over it. "CPU" and "memory" are those of the program's own process, without its
 imports, and its peak. A "step" line is the part from the first attempt to the last call before the library update.
-The bars are concurrency over time, 40 columns; a full one means that all slots are in use.
+The bars are concurrency over time, 40 columns; a full one means that all slots are in use. Under a rate limit they are
+calls that began and were not refused; a full one is the allowed rate. "429s" are refusals, "lost" attempts that failed
+for good, where the program counts them.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ from typing import Any
 
 from endpoint import SEED_INSTRUCTION, item
 from latency import Served, added
-from makespan import Call, Figures, drawn, figures, profile, served, span, steps
+from makespan import Call, Figures, drawn, figures, profile, served, span, starts, steps
 
 GATE_ITEM = 100_000  # the number of the first item of the gate
 BARRIERS = {"tokenprior": ("revise",)}
@@ -236,7 +239,7 @@ def summary(job: Job, calls: Sequence[Call]) -> dict[str, Any]:
 
 
 def _line(name: str, of: Figures, calls: Sequence[Call], window: tuple[float, float], job: Job) -> dict[str, Any]:
-    return {"name": name, "bars": drawn(profile(calls, window), job.slots), **asdict(of)}
+    return {"name": name, "concurrency": profile(calls, window), "starts": starts(calls, window), **asdict(of)}
 
 
 def jobs(asked: argparse.Namespace) -> list[Job]:
@@ -247,6 +250,7 @@ def jobs(asked: argparse.Namespace) -> list[Job]:
     calls = 3 * asked.items * (asked.group_size + 1)
     paper = replace(ours, part="paper", name="tokenprior paper", items=100, learn={"preset": "paper"})
     three = replace(ours, part="peers", name="tokenprior", items=asked.items, learn=plain | {"epochs": 3})
+    one = replace(three, name="tokenprior 1 step", items=3 * asked.items, learn=plain | {"epochs": 1})
     gated = replace(three, name="tokenprior gate", gate_tasks=40, learn=plain | {"epochs": 3, "gate": "proven"})
     peer = Job(part="peers", name="", library="", slots=asked.slots, items=asked.items, budget=calls, seed=asked.seed)
     others = [
@@ -259,31 +263,30 @@ def jobs(asked: argparse.Namespace) -> list[Job]:
     items = asked.rate_items
     few = 3 * items * (asked.group_size + 1)
     limited = [replace(job, part="rate", items=items, budget=few, retries=10) for job in (three, *others)]
-    return [job for job in (ours, paper, three, gated, *others, *limited) if job.part in asked.parts]
+    limited.insert(1, replace(one, part="rate", items=3 * items))
+    return [job for job in (ours, paper, three, one, gated, *others, *limited) if job.part in asked.parts]
 
 
 HEADER = (
     f"{'':<17} {'calls':>6} {'makespan':>9} {'concurrency':>11} {'used':>6} {'bound':>8} {'over bound':>10} "
-    f"{'CPU/call':>9} {'memory':>7} {'tokens in':>10} {'out':>8}  concurrency over time"
+    f"{'CPU/call':>9} {'memory':>7} {'tokens in':>10} {'out':>9}  concurrency over time"
 )
 
 
-def table(records: Iterable[dict[str, Any]], part: str) -> str:
+def table(records: Iterable[dict[str, Any]]) -> str:
     """One part as a table."""
     text = [HEADER]
     for record in records:
-        if record["job"]["part"] != part:
-            continue
-        told, n = record["told"], max(1, record["served"])
+        told, served_calls = record["told"], max(1, record["served"])
         own = (
-            f"{1000 * told['cpu_s'] / n:>6.1f} ms {told['peak_mb']:>4.0f} MB "
-            f"{record.get('prompt_tokens', 0):>10,} {record.get('output_tokens', 0):>8,}"
+            f"{1000 * told['cpu_s'] / served_calls:>6.1f} ms {told['peak_mb']:>4.0f} MB "
+            f"{record.get('prompt_tokens', 0):>10,} {record.get('output_tokens', 0):>9,}"
         )
         for line in record["lines"]:
             text.append(
                 f"{line['name']:<17} {line['calls']:>6} {line['makespan_s']:>7.1f} s {line['mean_concurrency']:>11.1f} "
                 f"{line['utilisation']:>6.3f} {line['bound_s']:>6.1f} s {line['over_bound']:>10.3f} "
-                f"{own}  {line['bars']}"
+                f"{own}  {drawn(line['concurrency'], record['job']['slots'])}"
             )
             own = " " * len(own)
         if told["error"]:
@@ -291,35 +294,40 @@ def table(records: Iterable[dict[str, Any]], part: str) -> str:
     return "\n".join(text)
 
 
-def rate_table(records: Iterable[dict[str, Any]], per_minute: float) -> str:
+def rate_table(records: Iterable[dict[str, Any]], per_s: float) -> str:
     """The part under a rate limit: how much of the allowed rate was used.
 
     Args:
-        per_minute: requests that were allowed, in the time of the trace.
+        per_s: requests that were allowed, in the time of the trace.
     """
-    text = [f"{'':<17} {'served':>6} {'makespan':>9} {'a minute':>9} {'of allowed':>10} {'429s':>6} {'lost':>5}"]
+    text = [
+        f"{'':<17} {'calls':>6} {'makespan':>9} {'a second':>8} {'of allowed':>10} {'429s':>6} {'lost':>5}  "
+        "calls begun over time"
+    ]
     for record in records:
-        if record["job"]["part"] != "rate":
-            continue
-        told, lines = record["told"], record["lines"]
-        makespan_s = lines[0]["makespan_s"] if lines else float("nan")
-        rate = record["served"] / makespan_s * 60
-        lost = "-" if told["failed"] is None else str(told["failed"])
-        text.append(
-            f"{record['job']['name']:<17} {record['served']:>6} {makespan_s:>7.1f} s {rate:>9.0f} "
-            f"{rate / per_minute:>10.2f} {record['refused']:>6} {lost:>5}"
-            + (f"  failed: {told['error'][:90]}" if told["error"] else "")
-        )
+        told = record["told"]
+        own = f"{record['refused']:>6} {'-' if told['failed'] is None else told['failed']:>5}"
+        for line in record["lines"]:
+            rate, bars = line["calls"] / line["makespan_s"], drawn(line["starts"], per_s)
+            text.append(
+                f"{line['name']:<17} {line['calls']:>6} {line['makespan_s']:>7.1f} s {rate:>8.1f} {rate / per_s:>10.2f} "
+                f"{own}  {bars}"
+            )
+            own = " " * len(own)
+        if told["error"]:
+            text.append(f"{record['job']['name']:<17} failed: {told['error']}")
     return "\n".join(text)
 
 
 def show(records: Sequence[dict[str, Any]], asked: argparse.Namespace) -> None:
-    for part in PARTS[:-1]:
-        if any(record["job"]["part"] == part for record in records):
-            print(f"\n{part}\n{table(records, part)}")
-    if any(record["job"]["part"] == "rate" for record in records):
-        allowed = asked.requests_per_minute / asked.time_scale
-        print(f"\nrate: {allowed:.0f} requests a minute allowed\n{rate_table(records, allowed)}")
+    for part in PARTS:
+        if not (of_part := [record for record in records if record["job"]["part"] == part]):
+            continue
+        if part != "rate":
+            print(f"\n{part}\n{table(of_part)}")
+            continue
+        per_s = asked.requests_per_minute / 60 / asked.time_scale
+        print(f"\nrate: {per_s:.1f} requests a second allowed\n{rate_table(of_part, per_s)}")
     for record in records:
         if record.get("unknown"):
             print(f"{record['job']['name']}: {record['unknown']} prompts were not understood, this run says nothing")
@@ -335,7 +343,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--slots", type=int, default=64)
     made.add_argument("--tasks", type=int, default=2_000, help="of the large step")
     made.add_argument("--items", type=int, default=200, help="of the comparison with the peers")
-    made.add_argument("--rate-items", type=int, default=40, help="of the comparison under a rate limit")
+    made.add_argument("--rate-items", type=int, default=60, help="of the comparison under a rate limit")
     made.add_argument("--group-size", type=int, default=5)
     made.add_argument("--time-scale", type=float, default=0.25)
     made.add_argument("--requests-per-minute", type=float, default=300.0, help="of unscaled time")

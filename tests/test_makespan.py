@@ -106,7 +106,7 @@ def test_cached_tokens_take_no_time() -> None:
 
 
 def test_a_bucket_lets_a_burst_through_and_then_the_rate_alone() -> None:
-    bucket = Bucket(60.0, 0.0)
+    bucket = Bucket(1.0, 6.0, 0.0)
     assert [bucket.take(0.0) for _ in range(6)] == [0.0] * 6
     assert bucket.take(0.0) == pytest.approx(1.0)
     assert bucket.take(0.5) == pytest.approx(0.5)
