@@ -32,7 +32,7 @@ NOUNS = {
 }  # fmt: skip
 VERBS = {
     "attempt", "practise", "contrast", "revise", "prove", "learn", "evaluate", "audit", "tips", "ask", "flow",
-    "forecast", "session", "live",
+    "forecast", "session", "live", "worker",
 }  # fmt: skip
 FAMILIES = {"agents", "verifiers", "models", "tools", "prompts", "store", "exports", "logs"}
 DOORS = {"cli", "serve", "__main__", "wrappers"}
@@ -51,7 +51,7 @@ GROUND = {
 
 # Files that the members of a family stand on beside their base.
 FAMILY_GROUND = {
-    "models": {"budget", "prices", "catalog", "chat_body", "batch_api", "batched"},
+    "models": {"budget", "prices", "catalog", "chat_body", "batch_api", "batched", "wire"},
     "agents": {"toolbox", "fenced", "frameworks", "gateway", "seat", "ending", "lookout"},
     "tools": {
         "address",
@@ -84,6 +84,7 @@ EXCEPTIONS = {
     ("agents", "tools"): "an agent with tools calls them, by their protocol",
     ("agents", "logs"): "attempts of the past are an agent's",
     ("verifiers", "logs"): "and their rewards a verifier's",
+    ("models", "tools"): "workers elsewhere reach the ledger of tools by the same desk as the model",
     ("store", "models"): "the store is the ledger of calls, by its protocol",
     ("store", "tools"): "and of the calls of tools",
     ("endpoint_settings", "models"): "settings become limits, prices and retry policies",
@@ -103,7 +104,7 @@ ASSEMBLERS = {
 HEAVY = {
     "aiohttp", "alembic", "genai_prices", "httpx", "jinja2", "json_repair", "jsonschema", "math_verify", "openai",
     "pydantic", "pydantic_ai", "sqlalchemy", "starlette", "xllamacpp", "yaml",
-    "bs4", "datasets", "ddgs", "fastmcp", "markdownify", "mcp", "sandlock", "trafilatura", "yarl",
+    "bs4", "datasets", "ddgs", "fastmcp", "markdownify", "mcp", "ray", "sandlock", "trafilatura", "yarl",
 }  # fmt: skip
 
 
@@ -189,7 +190,7 @@ def test_nothing_imports_a_door() -> None:
 
 def test_verbs_import_no_member_of_a_family() -> None:
     allowed = {"agents.base", "models.base", "verifiers.base", "store.record", "prompts"}
-    for verb in (VERBS - {"session", "live", "forecast"}) & set(MODULES):
+    for verb in (VERBS - {"session", "live", "worker", "forecast"}) & set(MODULES):
         for name in own(MODULES[verb]):
             if top(name) in FAMILIES:
                 assert name in allowed or top(name) == "prompts", f"{verb} imports {name}"

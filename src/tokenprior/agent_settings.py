@@ -100,4 +100,28 @@ class ProgramSettings(Settings):
     concurrency: Count = 16
 
 
+class WorkerSettings(Settings):
+    """Where rollouts are made, if not by the driver itself; see `agents.ray`. It changes nothing that comes of a run,
+    so a run that was begun in one place goes on in another.
+
+    Attributes:
+        address: `auto`, the Ray cluster that this machine is part of; `local`, one that begins and ends with the run;
+            `HOST:PORT` or `ray://HOST:PORT`.
+        actors: how many workers, each with a CPU; as many as the cluster has CPUs if not given.
+        attempts: that are on one worker at once.
+        host: the driver's address, as the nodes reach it; that by which Ray knows it if not given.
+        send_folder: whether the config's folder is sent to the workers, which else have to find the same files under
+            the same path.
+        patience_s: seconds that the run waits while there is no worker at all.
+    """
+
+    kind: Literal["ray"] = "ray"
+    address: Annotated[str, Field(pattern=r"^(auto|local|(ray://)?[^/\s]+:\d+)$")] = "auto"
+    actors: Count | None = None
+    attempts: Count = 32
+    host: str | None = None
+    send_folder: bool = False
+    patience_s: Annotated[float, Field(gt=0)] = 600.0
+
+
 AgentSettings = ChatSettings | ToolsSettings | FunctionSettings | ProgramSettings

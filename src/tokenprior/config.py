@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, FiniteFloat, ValidationError, field_validator, model_validator
 
 from tokenprior.adaptive import GroupPlan
-from tokenprior.agent_settings import AgentSettings
+from tokenprior.agent_settings import AgentSettings, WorkerSettings
 from tokenprior.endpoint_settings import BudgetSettings, EndpointSettings, PriceSettings
 from tokenprior.errors import ConfigError
 from tokenprior.experience import MAX_WORDS
@@ -278,6 +278,7 @@ class Config(Settings):
         store: file or SQLAlchemy address, relative to the config file.
         tasks: what there is to attempt; may be left out where there are logs.
         logs: attempts that were made already. Learning then practises on these and makes none.
+        workers: where the agent's rollouts are made, if not here.
         learner: the learning model; the agent's own if not given.
         judge: the model of a judging verifier; the learning model if not given.
         verifier: `kind` and the settings of that kind.
@@ -291,6 +292,7 @@ class Config(Settings):
     tasks: TaskSettings | None = None
     logs: LogSettings | None = None
     agent: Annotated[AgentSettings, Field(discriminator="kind")]
+    workers: WorkerSettings | None = None
     learner: str | None = None
     judge: str | None = None
     verifier: dict[str, Any]

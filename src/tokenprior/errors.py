@@ -20,11 +20,17 @@ an unscored `reward.Reward`, and the drops of an `advantage.Advantage`.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class TokenpriorError(Exception):
     """Base of all errors on purpose. Its text is one line for a user: what, where, expected, what to do next."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Between processes it travels as what it is: constructors make the text out of parts.
+        return type(self).__new__, (type(self), *self.args), vars(self)
 
 
 class ConfigError(TokenpriorError):

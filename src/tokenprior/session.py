@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tokenprior.advantage import LeakGuard
-from tokenprior.agent_settings import FunctionSettings, ProgramSettings, ToolsSettings
+from tokenprior.agent_settings import FunctionSettings, ProgramSettings
 from tokenprior.agents.logged import LoggedAgent
 from tokenprior.audit import Audit
 from tokenprior.audit import audit as audit_library
@@ -23,7 +23,7 @@ from tokenprior.evaluate import compare as compare_arms
 from tokenprior.learn import LearnResult, require_tasks
 from tokenprior.learn import learn as learn_library
 from tokenprior.library import Library
-from tokenprior.live import Live, code_of_agent
+from tokenprior.live import Live, code_of_agent, tools_of
 from tokenprior.load import load_tasks
 from tokenprior.logs import LoggedTask, load_logs
 from tokenprior.models.budget import Budget
@@ -35,7 +35,7 @@ from tokenprior.rollout import Usage
 from tokenprior.store import RunStore, Store, open_store
 from tokenprior.task import Split, Task, TaskSet, content_hash
 from tokenprior.tips import tips
-from tokenprior.tools import Tool, make_tools
+from tokenprior.tools import Tool
 from tokenprior.verifiers import asks_a_model, make_verifier
 from tokenprior.verifiers.base import Verifier
 from tokenprior.verifiers.recorded import Recorded
@@ -384,9 +384,7 @@ async def session(
     """
     logged = read_logs(config) if logged is None else tuple(logged)
     split = read_tasks(config, logged)
-    tools: tuple[Tool, ...] = ()
-    if isinstance(config.agent, ToolsSettings):
-        tools = await make_tools(config.agent.tools, folder=config.folder)
+    tools = await tools_of(config)
     with open_store(config.store) as store:
         yield Session(
             config=config,
