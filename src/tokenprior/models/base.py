@@ -134,6 +134,7 @@ class Reply:
         latency_s: the time of the successful exchange alone.
         opaque: see `Message.opaque`.
         body: of a request with a `body`: what the endpoint sent, as it sent it.
+        written_tokens: the part of the prompt that was written to the provider's cache at a price above the ordinary.
     """
 
     text: str
@@ -143,6 +144,7 @@ class Reply:
     tool_calls: tuple[ToolCall, ...] = ()
     opaque: str = ""
     body: str = ""
+    written_tokens: int = 0
 
     @property
     def message(self) -> Message:

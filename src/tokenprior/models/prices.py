@@ -10,6 +10,7 @@ from tokenprior.models.base import CallFailed, Reply, Request
 from tokenprior.rollout import Usage
 
 NOTHING = Usage(calls=1, cost_usd=0.0)  # of a call that was made, and cost nothing
+WRITTEN = 1.25  # times the price of fresh input: what Anthropic takes for tokens that it keeps for five minutes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,21 +21,22 @@ class Price:
     output: float
     cached: float | None = None
 
-    def cost_usd(self, usage: Usage) -> float:
+    def cost_usd(self, usage: Usage, written_tokens: int = 0) -> float:
         cached = self.input if self.cached is None else self.cached
-        fresh = max(0, usage.input_tokens - usage.cached_tokens)
+        fresh = max(0, usage.input_tokens - usage.cached_tokens) + (WRITTEN - 1) * written_tokens
         return (fresh * self.input + usage.cached_tokens * cached + usage.output_tokens * self.output) / 1e6
 
 
-def priced(usage: Usage, model: str, prices: Mapping[str, Price]) -> Usage:
+def priced(usage: Usage, model: str, prices: Mapping[str, Price], *, written_tokens: int = 0) -> Usage:
     """The usage with its money: from the user's table, else from genai-prices, else `None`.
 
     Args:
         model: as in the config, such as `deepseek:deepseek-chat`.
         prices: the user's table by the same names.
+        written_tokens: see `Reply.written_tokens`.
     """
     if (price := prices.get(model)) is not None:
-        return replace(usage, cost_usd=price.cost_usd(usage))
+        return replace(usage, cost_usd=price.cost_usd(usage, written_tokens))
     if model.startswith("embedded"):
         return replace(usage, cost_usd=0.0)
     if "://" in model or ":" not in model:
@@ -50,6 +52,7 @@ def priced(usage: Usage, model: str, prices: Mapping[str, Price]) -> Usage:
                 input_tokens=usage.input_tokens,
                 output_tokens=usage.output_tokens,
                 cache_read_tokens=min(usage.cached_tokens, usage.input_tokens),
+                cache_write_tokens=min(written_tokens, max(0, usage.input_tokens - usage.cached_tokens)),
             ),
             model_ref=name,
             provider_id=provider,
@@ -88,7 +91,7 @@ class Meter:
             # Some endpoints count nothing. What is not counted would be outside of every budget.
             written = estimate_tokens(reply.text + "".join(call.arguments for call in reply.tool_calls))
             usage = replace(usage, input_tokens=most.input_tokens, output_tokens=written)
-        return replace(reply, usage=self._priced(usage))
+        return replace(reply, usage=self._priced(usage, reply.written_tokens))
 
     def charged(self, failure: CallFailed, most: Usage) -> Usage:
         """A refusal costs nothing; a reply that never came whole may have been paid for, and counts in full."""
@@ -96,6 +99,6 @@ class Meter:
             return NOTHING
         return most
 
-    def _priced(self, usage: Usage) -> Usage:
-        full = priced(usage, self.name, self.prices)
+    def _priced(self, usage: Usage, written_tokens: int = 0) -> Usage:
+        full = priced(usage, self.name, self.prices, written_tokens=written_tokens)
         return full if full.cost_usd is None else replace(full, cost_usd=full.cost_usd * self.share)

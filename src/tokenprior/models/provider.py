@@ -11,13 +11,18 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tokenprior.errors import ConfigError, ModelError
-from tokenprior.models.base import STOPS, CallFailed, Reply, Request, refusal
+from tokenprior.models.base import STOPS, CallFailed, Phase, Reply, Request, refusal
 from tokenprior.redact import redact
 from tokenprior.rollout import Message, StopReason, ToolCall, Usage
 from tokenprior.text import shorten
 
 if TYPE_CHECKING:
     from pydantic_ai.messages import ModelResponse
+
+# Providers that keep nothing of a prompt unless it is marked. Others do by themselves, and where marks would change how
+# (OpenAI), they are left alone. Source: `ModelSettings.cache` of pydantic-ai 2.68.
+_MARKED = ("anthropic:", "bedrock:", "openrouter:")
+_REPEATED: tuple[Phase, ...] = ("rollout", "gate", "audit", "evaluate")
 
 
 class ProviderModel:
@@ -73,6 +78,8 @@ class ProviderModel:
             settings["seed"] = request.seed
         if request.stop:
             settings["stop_sequences"] = list(request.stop)
+        if self._name.startswith(_MARKED):
+            settings["cache"] = {"messages": _goes_on(request)}
         parameters = ModelRequestParameters(
             function_tools=[
                 ToolDefinition(
@@ -93,6 +100,14 @@ class ProviderModel:
         except Exception as error:
             raise _mapped(error, self._name, request.timeout_s) from error
         return _reply(response, time.monotonic() - started)
+
+
+def _goes_on(request: Request) -> bool:
+    """Whether this prompt may be the beginning of a later one: of the next turn, or of the next attempt at a task.
+
+    What is written to a cache and not read costs a quarter more, so learning prompts have only what they share marked.
+    """
+    return request.key.phase in _REPEATED or bool(request.tools)
 
 
 def _messages(request: Request) -> list[Any]:
@@ -175,6 +190,7 @@ def _reply(response: ModelResponse, latency_s: float) -> Reply:
             ToolCall(id=part.tool_call_id, name=part.tool_name, arguments=part.args_as_json_str()) for part in calls
         ),
         opaque=ModelMessagesTypeAdapter.dump_json([response]).decode() if calls and more else "",
+        written_tokens=used.cache_write_tokens or 0,
     )
 
 
