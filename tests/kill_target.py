@@ -2,7 +2,7 @@
 
 The library is written to the file OUT at the end, by default STORE.json. If its name begins with `gated` the run has a
 gate, whose attempts are made at the temperature `COLD`, and inclusion pairs, and its report of every step is written
-too.
+too; with `adaptive` in it, groups are adaptive.
 
 `python tests/kill_target.py --fork` imports everything once and then
 reads lines of `STORE URL`, each of which becomes a process of its own; it prints their ids, and how each one ended.
@@ -36,6 +36,9 @@ async def run(store: str, url: str, out: Path | None = None) -> None:
     changes: dict[str, object] = (
         {"batch_size": None, "gate": "proven", "inclusion_pairs": 1, "gate_k": 1} if gated else {"compact": False}
     )
+    if "adaptive" in out.name:
+        adaptive = {"first": 3, "most": 7, "rest_solved": 1, "rest_failed": 1}
+        changes |= {"group_size": 5, "epochs": 3, "adaptive": adaptive}
     every = world.tasks(20)
     with open_store(store) as opened:
         record = opened.open_run("r-1", name="r", kind="learn", config={})

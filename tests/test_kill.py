@@ -197,6 +197,19 @@ def test_kills_in_the_gate_too_end_in_the_same_library_and_the_same_trials(tmp_p
     assert killed["gate"] >= 4
 
 
+def test_kills_between_the_attempts_of_adaptive_groups_change_no_decision(tmp_path: Path) -> None:
+    phases: tuple[Phase, ...] = ("rollout", "contrast", "rollout", "gate", "rollout")
+    with forking() as start:
+        whole, store = tmp_path / "gated-adaptive.db", tmp_path / "gated-adaptive-killed.db"
+        assert not disturbed(start, whole, 0, 0, phases)
+        undisturbed = whole.with_suffix(".json").read_text()
+        assert '"resting": {"all_success": ' in undisturbed
+        assert '"spared": ' in undisturbed
+        killed = disturbed(start, store, 3, 5, phases)
+    assert killed["rollout"] >= 2
+    assert store.with_suffix(".json").read_text() == undisturbed, "byte for byte, what was spared included"
+
+
 def test_the_whole_command_anew(tmp_path: Path, undisturbed: str) -> None:
     store = tmp_path / "s.db"
     killed = disturbed(start_anew, store, 7, 2)
