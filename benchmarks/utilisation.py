@@ -2,7 +2,7 @@
 
     python -m venv /some/venv && /some/venv/bin/pip install -r benchmarks/requirements-peers.txt
     python benchmarks/utilisation.py --peers-python /some/venv/bin/python --json utilisation.jsonl       (all of it)
-    python benchmarks/utilisation.py --parts large                  (one large step alone, 5 minutes)
+    python benchmarks/utilisation.py --parts large                  (one large step alone, 8 minutes)
     python benchmarks/utilisation.py --table utilisation.jsonl               (the tables again, without a call)
 
 All run one after the other against one endpoint on loopback, `latency.py`: heavy-tailed lengths drawn from the request,
@@ -308,10 +308,10 @@ def rate_table(records: Iterable[dict[str, Any]], per_s: float) -> str:
         told = record["told"]
         own = f"{record['refused']:>6} {'-' if told['failed'] is None else told['failed']:>5}"
         for line in record["lines"]:
-            rate, bars = line["calls"] / line["makespan_s"], drawn(line["starts"], per_s)
+            rate = line["calls"] / line["makespan_s"]
             text.append(
-                f"{line['name']:<17} {line['calls']:>6} {line['makespan_s']:>7.1f} s {rate:>8.1f} {rate / per_s:>10.2f} "
-                f"{own}  {bars}"
+                f"{line['name']:<17} {line['calls']:>6} {line['makespan_s']:>7.1f} s {rate:>8.1f} "
+                f"{rate / per_s:>10.2f} {own}  {drawn(line['starts'], per_s)}"
             )
             own = " " * len(own)
         if told["error"]:
@@ -341,7 +341,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     made.add_argument("--programs", nargs="+", help="only jobs of these names")
     made.add_argument("--slots", type=int, default=64)
-    made.add_argument("--tasks", type=int, default=2_000, help="of the large step")
+    made.add_argument("--tasks", type=int, default=3_000, help="of the large step")
     made.add_argument("--items", type=int, default=200, help="of the comparison with the peers")
     made.add_argument("--rate-items", type=int, default=60, help="of the comparison under a rate limit")
     made.add_argument("--group-size", type=int, default=5)
