@@ -24,7 +24,6 @@ from tokenprior.models.prices import Price
 from tokenprior.models.retried import RetryPolicy
 from tokenprior.rollout import Message, ToolCall
 from tokenprior.store import RunStore, Store, open_store
-from tokenprior.store.batches import RunBatches
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +56,6 @@ def request(number: int = 0, **changes: Any) -> Request:
 @asynccontextmanager
 async def connected(
     server: BatchServer,
-    store: Store,
     record: RunStore,
     terms: BatchSettings | None = TERMS,
     *,
@@ -72,7 +70,7 @@ async def connected(
         budget=budget or Budget(Limits()),
         prices={server.model: Price(input=1.0, output=1.0)},
         policy=QUICK,
-        batches=RunBatches(store.writer, record.run, record.name),
+        batches=record.batches,
         at_provider=at_provider,
     )
     async with connections:
@@ -97,7 +95,7 @@ async def test_calls_that_come_together_are_one_batch_whatever_the_number_of_cal
     store: Store, record: RunStore
 ) -> None:
     with BatchServer() as server:
-        async with connected(server, store, record) as model:
+        async with connected(server, record) as model:
             replies = await answers(model, 40)
         assert len(server.batches) == 1
         assert server.calls == 0, "none was sent alone"
@@ -108,10 +106,18 @@ async def test_calls_that_come_together_are_one_batch_whatever_the_number_of_cal
     assert batch["ended_at"]
 
 
-async def test_a_batch_costs_half(store: Store, record: RunStore) -> None:
+async def test_what_a_batch_brought_is_not_asked_again(record: RunStore) -> None:
+    with BatchServer() as server:
+        async with connected(server, record) as model:
+            first = await answers(model, 3)
+            assert await answers(model, 3) == first
+        assert server.in_batches == 3
+
+
+async def test_a_batch_costs_half(record: RunStore) -> None:
     budget = Budget(Limits(usd=1.0))
     with BatchServer() as server:
-        async with connected(server, store, record, budget=budget) as model:
+        async with connected(server, record, budget=budget) as model:
             await answers(model, 3)
     spent = record.spent()
     assert spent == budget.spent
@@ -119,10 +125,10 @@ async def test_a_batch_costs_half(store: Store, record: RunStore) -> None:
     assert spent.cost_usd == pytest.approx((spent.input_tokens + spent.output_tokens) / 2e6)
 
 
-async def test_too_few_for_a_batch_go_the_ordinary_way(store: Store, record: RunStore) -> None:
+async def test_too_few_for_a_batch_go_the_ordinary_way(record: RunStore) -> None:
     budget = Budget(Limits())
     with BatchServer() as server:
-        async with connected(server, store, record, budget=budget) as model:
+        async with connected(server, record, budget=budget) as model:
             assert texts(await answers(model, 2)) == [world.both(request(0)), world.both(request(1))]
         assert (server.calls, server.batches) == (2, {})
     spent = record.spent()
@@ -130,22 +136,22 @@ async def test_too_few_for_a_batch_go_the_ordinary_way(store: Store, record: Run
     assert spent.cost_usd == pytest.approx((spent.input_tokens + spent.output_tokens) / 1e6), "at the full price"
 
 
-async def test_the_timeout_of_a_call_does_not_count_at_the_provider(store: Store, record: RunStore) -> None:
+async def test_the_timeout_of_a_call_does_not_count_at_the_provider(record: RunStore) -> None:
     with BatchServer(busy=5) as server:
-        async with connected(server, store, record) as model:
+        async with connected(server, record) as model:
             replies = await answers(model, 3, timeout_s=0.001)
     assert texts(replies) == [world.both(request(number)) for number in range(3)], "and a busy provider is asked again"
 
 
-async def test_a_reply_may_hold_what_some_take_for_the_end_of_a_line(store: Store, record: RunStore) -> None:
+async def test_a_reply_may_hold_what_some_take_for_the_end_of_a_line(record: RunStore) -> None:
     with BatchServer(answer=lambda request: "one\u2028two\x85three") as server:
-        async with connected(server, store, record) as model:
+        async with connected(server, record) as model:
             assert texts(await answers(model, 3)) == ["one\u2028two\x85three"] * 3
 
 
-async def test_rows_that_broke_off_are_read_again(store: Store, record: RunStore) -> None:
+async def test_rows_that_broke_off_are_read_again(record: RunStore) -> None:
     with BatchServer(cut=2) as server:
-        async with connected(server, store, record) as model:
+        async with connected(server, record) as model:
             replies = await answers(model, 10)
         assert server.cut == 0
         assert set(server.asked.values()) == {1}
@@ -165,7 +171,7 @@ async def test_requests_of_programs_go_as_they_are_a_batch_a_model_and_streams_a
     asked += [by_program(number, model="other") for number in range(3, 6)]
     asked += [by_program(6, stream=True)]
     with BatchServer() as server:
-        async with connected(server, store, record, by_program=True) as model:
+        async with connected(server, record, by_program=True) as model:
             replies = await asyncio.gather(*map(model.answer, asked))
         sent = [[one["body"] for one in batch.requests] for batch in server.batches.values()]
         assert sent == [[one.body for one in asked[:3]], [one.body for one in asked[3:6]]]
@@ -175,13 +181,13 @@ async def test_requests_of_programs_go_as_they_are_a_batch_a_model_and_streams_a
     assert [row["by_program"] for row in store.rows("batches", "r-1")] == [1, 1]
 
 
-async def test_calls_of_tools_come_back_from_a_batch(store: Store, record: RunStore) -> None:
+async def test_calls_of_tools_come_back_from_a_batch(record: RunStore) -> None:
     called = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
     message = {"role": "assistant", "content": None, "tool_calls": [called]}
     body = {"choices": [{"index": 0, "finish_reason": "tool_calls", "message": message}]}
     tool = {"name": "add", "description": "Adds.", "parameters": {"type": "object", "properties": {}}}
     with BatchServer(trouble=lambda said: {"response": {"status_code": 200, "body": body}}) as server:
-        async with connected(server, store, record) as model:
+        async with connected(server, record) as model:
             replies = await answers(model, 3, tools=(tool,))
         (batch,) = server.batches.values()
         assert batch.requests[0]["body"]["tools"][0]["function"]["name"] == "add"
@@ -196,7 +202,7 @@ async def test_failed_rows_are_failures_of_their_calls_alone(store: Store, recor
         return refused if said.messages[1].content.endswith("2") else None
 
     with BatchServer(trouble=trouble) as server:
-        async with connected(server, store, record) as model:
+        async with connected(server, record) as model:
             replies = await answers(model, 5)
     failed = replies.pop(2)
     assert isinstance(failed, CallFailed)
@@ -221,7 +227,7 @@ async def test_what_may_pass_goes_in_a_later_batch(store: Store, record: RunStor
         return row if len(server.batches) == 1 else None
 
     with BatchServer(trouble=trouble) as server:
-        async with connected(server, store, record) as model:
+        async with connected(server, record) as model:
             replies = await answers(model, 3)
         assert len(server.batches) == 2
     assert all(isinstance(reply, Reply) for reply in replies)
@@ -235,17 +241,17 @@ async def test_of_a_batch_that_expired_what_is_done_is_kept_and_the_rest_are_tim
     store: Store, record: RunStore, ends: str
 ) -> None:
     with BatchServer(ends=ends) as server:
-        async with connected(server, store, record) as model:
+        async with connected(server, record) as model:
             replies = await answers(model, 6)
     assert [isinstance(reply, Reply) for reply in replies] == [True, False] * 3
     assert {reply.kind for reply in replies if isinstance(reply, CallFailed)} == {"timeout"}
     assert [row["cost_usd"] == 0.0 for row in store.rows("calls", "r-1")] == [False, True] * 3
 
 
-async def test_when_patience_ends_the_batch_is_cancelled(store: Store, record: RunStore) -> None:
+async def test_when_patience_ends_the_batch_is_cancelled(record: RunStore) -> None:
     with BatchServer(holds=True) as server:
         terms = TERMS.model_copy(update={"patience_hours": 1e-5})
-        async with connected(server, store, record, terms) as model:
+        async with connected(server, record, terms) as model:
             replies = await answers(model, 4)
         assert [batch.status for batch in server.batches.values()] == ["cancelled"]
     assert [isinstance(reply, Reply) for reply in replies] == [True, False] * 2
@@ -253,7 +259,7 @@ async def test_when_patience_ends_the_batch_is_cancelled(store: Store, record: R
 
 async def test_a_server_without_batches_is_told_in_one_line(store: Store, record: RunStore) -> None:
     with BatchServer(has_batches=False) as server:
-        async with connected(server, store, record) as model:
+        async with connected(server, record) as model:
             replies = await answers(model, 3)
     assert {type(reply) for reply in replies} == {ModelError}
     assert "has no batches" in str(replies[0])
@@ -262,18 +268,16 @@ async def test_a_server_without_batches_is_told_in_one_line(store: Store, record
     assert record.spent().cost_usd == 0.0
 
 
-async def test_a_batch_that_is_refused_as_a_whole_ends_the_run_with_the_providers_words(
-    store: Store, record: RunStore
-) -> None:
+async def test_a_batch_that_is_refused_as_a_whole_ends_the_run_with_the_providers_words(record: RunStore) -> None:
     errors = [{"code": "model_not_found", "message": "no such model", "line": 1}]
     with BatchServer(ends="failed", errors=errors) as server:
-        async with connected(server, store, record) as model:
+        async with connected(server, record) as model:
             replies = await answers(model, 3)
     assert {type(reply) for reply in replies} == {ModelError}
     assert "no such model" in str(replies[0])
 
 
-async def test_a_provider_that_has_enough_to_do_is_sent_less_later(store: Store, record: RunStore) -> None:
+async def test_a_provider_that_has_enough_to_do_is_sent_less_later(record: RunStore) -> None:
     errors = [{"code": "token_limit_exceeded", "message": "Enqueued token limit reached"}]
     with BatchServer(ends="failed", errors=errors) as server:
 
@@ -282,7 +286,7 @@ async def test_a_provider_that_has_enough_to_do_is_sent_less_later(store: Store,
                 server.ends = "completed"
 
         server.on_batch = enough
-        async with connected(server, store, record, TERMS.model_copy(update={"poll_s": 0.002})) as model:
+        async with connected(server, record, TERMS.model_copy(update={"poll_s": 0.002})) as model:
             replies = await answers(model, 20)
         sizes = [len(batch.requests) for batch in server.batches.values()]
         assert sizes[0] == 20
@@ -290,20 +294,18 @@ async def test_a_provider_that_has_enough_to_do_is_sent_less_later(store: Store,
     assert all(isinstance(reply, Reply) for reply in replies)
 
 
-async def test_a_batch_whose_making_was_not_answered_is_looked_for_and_not_made_again(
-    store: Store, record: RunStore
-) -> None:
+async def test_a_batch_whose_making_was_not_answered_is_looked_for_and_not_made_again(record: RunStore) -> None:
     with BatchServer(lost="all") as server:
-        async with connected(server, store, record) as model:
+        async with connected(server, record) as model:
             replies = await answers(model, 3)
         assert len(server.batches) == 1
         assert set(server.asked.values()) == {1}
     assert all(isinstance(reply, Reply) for reply in replies)
 
 
-async def test_a_batch_that_was_not_made_is_made_later(store: Store, record: RunStore) -> None:
+async def test_a_batch_that_was_not_made_is_made_later(record: RunStore) -> None:
     with BatchServer(lost="nothing") as server:
-        async with connected(server, store, record) as model:
+        async with connected(server, record) as model:
             replies = await answers(model, 3)
         assert len(server.files) == 3, "two files of requests, and one of replies"
         assert set(server.asked.values()) == {1}
@@ -317,7 +319,7 @@ async def test_wherever_a_run_is_cut_off_it_finds_its_batch_again_and_pays_nothi
     async def ask(cut: asyncio.Event | None) -> list[Reply | BaseException]:
         record = store.open_run("r-1", name="r", kind="learn", config={})
         try:
-            async with connected(server, store, record, terms) as model:
+            async with connected(server, record, terms) as model:
                 asked = asyncio.ensure_future(answers(model, 5))
                 if cut is not None:
                     await asyncio.wait_for(cut.wait(), 10)

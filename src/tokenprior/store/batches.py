@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -17,7 +17,7 @@ from tokenprior.redact import redact
 from tokenprior.rollout import Usage
 from tokenprior.store import codec, schema
 from tokenprior.store.ledger import counts, note_sent, sent_row
-from tokenprior.store.writer import Writer
+from tokenprior.store.shelf import Writing
 from tokenprior.task import content_hash
 
 MOST_READ = 500  # calls by one query: databases take only so many values
@@ -28,10 +28,11 @@ class RunBatches:
 
     Args:
         run, name: as of the run that is open.
+        on_end: called when calls have got their replies.
     """
 
-    def __init__(self, writer: Writer, run: str, name: str) -> None:
-        self._writer, self._run, self._name = writer, run, name
+    def __init__(self, writer: Writing, run: str, name: str, *, on_end: Callable[[], None]) -> None:
+        self._writer, self._run, self._name, self._on_end = writer, run, name, on_end
 
     async def batch_begun(self, model: str, calls: Sequence[tuple[Request, Usage]], *, by_program: bool) -> NotedBatch:
         rows = [sent_row(self._run, self._name, model, request, most) for request, most in calls]
@@ -74,6 +75,7 @@ class RunBatches:
             connection.execute(self._of(number).values(ended_at=time.time()))
 
         await self._writer.run(write)
+        self._on_end()
 
     async def batches_left(self) -> list[NotedBatch]:
         columns = schema.batches.c

@@ -85,6 +85,10 @@ class CallLedger:
         await self._end(call, charged, {"state": "failed", "error": codec.plain(redact(f"{kind}: {detail}"))})
         self._in_flight.pop(call, None)
 
+    def look_again(self) -> None:
+        """Take it that calls were finished otherwise than by this ledger."""
+        self._finished = None
+
     async def _end(self, call: int, used: Usage, changed: Mapping[str, Any]) -> None:
         row = {"call": call, **counts(used), **changed}
         await self._writer.run(lambda connection: connection.execute(_ENDED, row))

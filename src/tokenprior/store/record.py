@@ -23,6 +23,7 @@ from tokenprior.progress import Progress
 from tokenprior.redact import redact
 from tokenprior.rollout import Usage
 from tokenprior.store import codec, schema
+from tokenprior.store.batches import RunBatches
 from tokenprior.store.ledger import CallLedger
 from tokenprior.store.lock import RunLock
 from tokenprior.store.server_lock import RunWriter, ServerLock
@@ -89,6 +90,7 @@ class RunStore(CallLedger):
         super().__init__(writer, run, name)
         self._lock = lock
         self.shelf = RolloutShelf(writer, run, name)
+        self.batches = RunBatches(writer, run, name, on_end=self.look_again)
         self._noted = ("", 0.0)
 
     def close(self, state: str, detail: str = "") -> None:
