@@ -26,6 +26,7 @@ from tokenprior.library import Library
 from tokenprior.live import Live, code_of_agent, tools_of
 from tokenprior.load import load_tasks
 from tokenprior.logs import LoggedTask, load_logs
+from tokenprior.models.batched import AtProvider
 from tokenprior.models.budget import Budget
 from tokenprior.models.connect import Connections, check_name
 from tokenprior.models.prices import priced
@@ -321,6 +322,12 @@ class Session:
             guard=LeakGuard(practice if config.ground_truth else [replace(task, answer=None) for task in practice]),
         )
 
+    @property
+    def _models(self) -> set[str]:
+        """The names of all models that a run may call."""
+        config = self.config
+        return {name for name in (config.agent.model, config.learning_model, config.judge) if name}
+
     def _telling(self, record: RunStore) -> OnProgress:
         def tell(progress: Progress) -> None:
             record.note(progress)
@@ -340,6 +347,7 @@ class Session:
         state, detail = "failed", "ended by an unexpected error"
         try:
             budget = Budget(config.budget.limits, spent=record.spent())
+            at_provider = AtProvider()
             connections = Connections(
                 config.endpoint,
                 ledger=record,
@@ -347,9 +355,14 @@ class Session:
                 prices={name: settings.price for name, settings in config.prices.items()},
                 policy=config.endpoint.policy,
                 on_pull=self.on_pull,
+                batches=record.batches,
+                at_provider=at_provider,
             )
             async with connections, Live(config, record, connections, self.split, self.logged, self.tools) as live:
-                live.tracker = Tracker(self._telling(record), lambda: budget.spent)
+                live.tracker = Tracker(self._telling(record), lambda: budget.spent, at_provider)
+                at_provider.tell = live.tracker.change
+                await connections.take_up(self._models)
+                budget.spent = record.spent()
                 yield live
             state, detail = ("stopped", live.stopped) if live.stopped else ("done", "")
         except BudgetReached as reached:
