@@ -6,9 +6,10 @@ The world is scripted: an attempt at a task is right with a rate of the task (0.
 planted lessons in its prompt. The library holds one lesson of -0.2, one of +0.2 and two of no effect. No new lesson is
 ever learned, so what happens to the library is the work of the measured effects alone.
 
-How to read it: for one epoch of learning ("epoch", by tasks, G and pairs of attempts that see parts of the library) and
-for an audit ("audit", by rollouts): "dropped" is the share of runs that found the lesson harmful, for each kind of
-lesson; "half-width" is that of the mean 95% interval, "covered" how often an interval holds the true effect.
+How to read it: for one epoch of learning ("epoch", by tasks, G and pairs of attempts that see parts of the library, and
+`adaptive.first` where it is set) and for an audit ("audit", by rollouts): "dropped" is the share of runs that found the
+lesson harmful, for each kind of lesson; "half-width" is that of the mean 95% interval, "covered" how often an interval
+holds the true effect. "rollouts" are those of a group in full.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ import multiprocessing
 import platform
 import random
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tokenprior
 from tokenprior.agents.chat import ChatAgent
 from tokenprior.audit import audit
-from tokenprior.config import LearnConfig
+from tokenprior.config import AdaptiveSettings, LearnConfig
 from tokenprior.experience import Effect, Experience
 from tokenprior.learn import learn
 from tokenprior.library import Library
@@ -51,6 +52,7 @@ class Setting:
     tasks: int
     group_size: int = 4
     pairs: int = 1
+    first: int | None = field(default=None, repr=False)  # so that it shares its world with the plain one
     rollouts: int = 0
 
 
@@ -67,7 +69,14 @@ async def run(setting: Setting, seed: int) -> dict[str, Effect]:
 
     agent = ChatAgent(model=ScriptedModel(answer), max_tokens=50)
     verifier = make_verifier({"kind": "exact"})
-    config = LearnConfig(gate="none", epochs=1, group_size=setting.group_size, inclusion_pairs=setting.pairs, seed=seed)
+    config = LearnConfig(
+        gate="none",
+        epochs=1,
+        group_size=setting.group_size,
+        inclusion_pairs=setting.pairs,
+        adaptive=AdaptiveSettings(first=setting.first),
+        seed=seed,
+    )
     with tempfile.TemporaryDirectory() as folder, open_store(Path(folder) / "planted.db") as store:
         record = store.open_run("planted", name="planted", kind="learn", config={})
         try:
@@ -113,6 +122,8 @@ def main() -> None:
         Setting(kind="epoch", tasks=100),
         Setting(kind="epoch", tasks=100, pairs=2),
         Setting(kind="epoch", tasks=100, group_size=8, pairs=4),
+        Setting(kind="epoch", tasks=100, group_size=5),
+        Setting(kind="epoch", tasks=100, group_size=5, first=3),
         Setting(kind="audit", tasks=40, rollouts=160),
         Setting(kind="audit", tasks=40, rollouts=320),
         Setting(kind="audit", tasks=40, rollouts=640),
@@ -132,6 +143,7 @@ def main() -> None:
             width = sum(effect.high - effect.low for _, effect in found) / 2 / len(found)
             covered = sum(effect.low <= truth <= effect.high for truth, effect in found) / len(found)
             plan = f"{setting.group_size} / {setting.pairs}" if setting.kind == "epoch" else "-"
+            plan += f", first {setting.first}" if setting.first else ""
             spent = setting.rollouts or setting.tasks * setting.group_size
             print(
                 f"| {setting.kind} | {setting.tasks} | {plan} | {spent} | "
