@@ -123,7 +123,7 @@ async def learn(
         stands = end
         ends.append(end)
         if plan.looks_back:
-            made = await record.practice_rewards(step.index)
+            made = await record.shelf.rewards("rollout", step.index)
             visits |= {task: Visit(epoch=step.epoch, kind=plan.outcome(values)) for task, values in made.items()}
     reports = tuple(end.report for end in ends)
     return LearnResult(library=stands.shipped, learning=stands.library, steps=reports, stopped=stopped)

@@ -175,22 +175,6 @@ class RunStore(CallLedger):
         where = [table.c[column] == value for column, value in key.items()]
         await self._writer.run(lambda connection: connection.execute(table.update().where(*where).values(values)))
 
-    # Rollouts and their rewards.
-
-    async def practice_rewards(self, step: int) -> dict[str, list[float | None]]:
-        """The rewards of all attempts of a step by task, in the order of their index; `None` for those without one."""
-        columns = schema.rollouts.c
-
-        def read(connection: sa.Connection) -> list[Any]:
-            query = sa.select(columns.task, columns.reward_value)
-            query = query.where(columns.run == self.run, columns.phase == "rollout", columns.step == step)
-            return list(connection.execute(query.order_by(columns.task, columns.attempt)))
-
-        found: dict[str, list[float | None]] = {}
-        for task, value in await self._writer.run(read):
-            found.setdefault(task, []).append(value)
-        return found
-
     # Advantages, steps, evaluations.
 
     async def save_start(self, library: Library) -> None:

@@ -55,6 +55,20 @@ class RolloutShelf:
 
         return await self._writer.run(read)
 
+    async def rewards(self, phase: Phase, step: int) -> dict[str, list[float | None]]:
+        """The rewards of all attempts of a step by task, in the order of their index; `None` for those without one."""
+        columns = schema.rollouts.c
+
+        def read(connection: sa.Connection) -> dict[str, list[float | None]]:
+            query = sa.select(columns.task, columns.reward_value)
+            query = query.where(columns.run == self._run, columns.phase == phase, columns.step == step)
+            found: dict[str, list[float | None]] = {}
+            for task, value in connection.execute(query.order_by(columns.task, columns.attempt)):
+                found.setdefault(task, []).append(value)
+            return found
+
+        return await self._writer.run(read)
+
     async def find(self, phase: Phase, step: int, task: str, made_of: Mapping[int, str]) -> dict[int, Kept]:
         """The attempts at a task that were made before, by index.
 
