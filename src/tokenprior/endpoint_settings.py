@@ -57,6 +57,10 @@ class BatchSettings(Settings):
     patience_hours: Annotated[float, Field(gt=0)] = 24.0
     price_factor: Annotated[float, Field(gt=0, le=1)] = 0.5
 
+    def holds_for(self, name: str) -> bool:
+        """Whether the calls of a model go in batches, if it can have them."""
+        return self.models is None or name in self.models
+
     @property
     def terms(self) -> BatchTerms:
         return BatchTerms(

@@ -15,11 +15,11 @@ import pytest
 import world
 from batch_server import BatchServer
 from tokenprior.endpoint_settings import BatchSettings, EndpointSettings
-from tokenprior.errors import ModelError
+from tokenprior.errors import ConfigError, ModelError
 from tokenprior.models.base import CallFailed, CallKey, Model, Reply, Request
 from tokenprior.models.batched import AtProvider
 from tokenprior.models.budget import Budget, Limits
-from tokenprior.models.connect import Connections
+from tokenprior.models.connect import Connections, check_name
 from tokenprior.models.prices import Price
 from tokenprior.models.retried import RetryPolicy
 from tokenprior.rollout import Message, ToolCall
@@ -156,6 +156,42 @@ async def test_rows_that_broke_off_are_read_again(record: RunStore) -> None:
         assert server.cut == 0
         assert set(server.asked.values()) == {1}
     assert texts(replies) == [world.both(request(number)) for number in range(10)]
+
+
+async def test_a_batch_that_the_provider_does_not_know_is_told_and_can_be_left(store: Store) -> None:
+    looked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def look() -> None:
+        loop.call_soon_threadsafe(looked.set)
+
+    record = store.open_run("r-1", name="r", kind="learn", config={})
+    with BatchServer(holds=True) as server:
+        server.on_look = look
+        async with connected(server, record) as model:
+            asked = asyncio.ensure_future(answers(model, 3))
+            await asyncio.wait_for(looked.wait(), 10)
+            asked.cancel()
+        server.batches.clear()
+        with pytest.raises(
+            ModelError, match=r"does not know batch-0.*the key of the same account.*endpoint.batch: false"
+        ):
+            async with connected(server, record):
+                pass
+        async with connected(server, record, None) as model:
+            assert all(isinstance(reply, Reply) for reply in await answers(model, 3))
+    record.close("done")
+
+
+async def test_a_model_without_openais_form_is_told_when_it_is_opened(
+    record: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-not-a-key-1")
+    name = "anthropic:claude-haiku-4-5"
+    with pytest.raises(ConfigError, match=r"endpoint.batch needs an endpoint that speaks OpenAI's chat completions"):
+        await check_name(name, EndpointSettings(batch=TERMS))
+    others = TERMS.model_copy(update={"models": ("openai:gpt-5-mini",)})
+    await check_name(name, EndpointSettings(batch=others))
 
 
 def by_program(number: int, **fields: Any) -> Request:

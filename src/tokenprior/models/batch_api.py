@@ -196,13 +196,12 @@ class BatchApi:
         return ModelError(f"{redact(self.name)}: the batch {batch.id} was refused: {said or 'no reason is given'}")
 
     def _opened(self) -> AsyncOpenAI:
-        from openai import AsyncOpenAI, DefaultAioHttpClient, Omit
+        from openai import AsyncOpenAI, Omit
 
         if self._client is None:
             self._client = AsyncOpenAI(
                 base_url=self._base_url,
                 api_key=self._key or "none",
-                http_client=DefaultAioHttpClient(),
                 # The client takes these two from the environment, and would tell them to any address.
                 default_headers={"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()},  # type: ignore[dict-item]  # as its docs do
             )
@@ -254,5 +253,5 @@ def _program_reply(body: Any) -> Reply:
         stop=STOPS.get(read.finish, StopReason.DONE),
         usage=read.usage,
         tool_calls=tuple(ToolCall(**call) for _, call in sorted(read.calls.items()) if call["name"]),
-        body=json.dumps(body, ensure_ascii=False),
+        body=json.dumps(body),
     )

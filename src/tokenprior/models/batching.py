@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tokenprior.errors import ConfigError, ModelError
 from tokenprior.flow import all_of
@@ -18,30 +18,36 @@ from tokenprior.models.retried import Limit, RetriedModel, RetryPolicy
 from tokenprior.redact import redact
 
 if TYPE_CHECKING:
-    from tokenprior.endpoint_settings import BatchSettings
+    from tokenprior.endpoint_settings import EndpointSettings
+
+
+class OpenApi(Protocol):
+    """Gives the batches of a model."""
+
+    def __call__(self, name: str, settings: EndpointSettings, *, by_program: bool = False) -> BatchApi: ...
 
 
 class Batching:
     """The batches of a run.
 
     Args:
-        settings: `None` makes no new batches.
+        settings: of the endpoints; without `batch` no new ones are made.
         ledger: where they are written down.
-        api: gives the batches of a model by its name, and whether its requests are those of programs.
+        api: as `connect.batch_api`.
         at_provider: is kept up to date.
     """
 
     def __init__(
         self,
-        settings: BatchSettings | None,
+        settings: EndpointSettings,
         ledger: BatchLedger,
         budget: Budget,
         prices: Mapping[str, Price],
         policy: RetryPolicy,
-        api: Callable[[str, bool], BatchApi],
+        api: OpenApi,
         at_provider: AtProvider,
     ) -> None:
-        self._settings, self._ledger, self._budget = settings, ledger, budget
+        self._endpoint, self._settings, self._ledger, self._budget = settings, settings.batch, ledger, budget
         self._prices, self._policy, self._api, self._at_provider = prices, policy, api, at_provider
         self._carriers: dict[tuple[str, bool], BatchCarrier] = {}
         self._models: list[BatchedModel] = []
@@ -58,7 +64,7 @@ class Batching:
             ConfigError: no such model, no key for it, or it has no batches in OpenAI's form.
         """
         settings = self._settings
-        if settings is None or (settings.models is not None and name not in settings.models):
+        if settings is None or not settings.holds_for(name):
             return None
         model = BatchedModel(self._carrier(name, by_program), self._budget)
         self._models.append(model)
@@ -101,7 +107,7 @@ class Batching:
 
             settings = self._settings or BatchSettings()
             self._carriers[name, by_program] = BatchCarrier(
-                self._api(name, by_program),
+                self._api(name, self._endpoint, by_program=by_program),
                 meter=Meter(name=name, prices=self._prices, share=settings.price_factor),
                 ledger=self._ledger,
                 terms=settings.terms,

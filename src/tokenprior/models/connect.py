@@ -62,6 +62,8 @@ async def check_name(name: str, settings: EndpointSettings, *, by_program: bool 
         await ProviderModel(name).aclose()
     else:
         _provider_address(name)
+    if settings.batch and settings.batch.holds_for(name) and not is_embedded(name):
+        batch_api(name, settings, by_program=by_program)
 
 
 class Connections:
@@ -88,9 +90,7 @@ class Connections:
         self._prices, self._policy, self._on_pull = prices, policy, on_pull
         self._batching: Batching | None = None
         if batches is not None:
-            self._batching = Batching(
-                settings.batch, batches, budget, prices, policy, self._batch_api, at_provider or AtProvider()
-            )
+            self._batching = Batching(settings, batches, budget, prices, policy, batch_api, at_provider or AtProvider())
         self._limits: dict[str, Limit] = {}
         self._open: dict[str, Model] = {}
         self._servers: dict[str, tuple[EmbeddedServer, PinnedSlots]] = {}
@@ -167,18 +167,6 @@ class Connections:
             return None
         return self._batching.model(name, by_program=by_program)
 
-    def _batch_api(self, name: str, by_program: bool) -> BatchApi:
-        from tokenprior.models.batch_api import BatchApi
-
-        schema = self._settings.json_schema
-        if "://" in name:
-            base_url, model, key = address_of(name, self._settings.key_variable)
-        else:
-            base_url, key = _provider_address(name, "endpoint.batch needs")
-            model = name.partition(":")[2]
-            schema = name.startswith("openai") if schema is None else schema
-        return BatchApi(name, base_url=base_url, model=model, key=key, json_schema=bool(schema), by_program=by_program)
-
     def _limit(self, name: str) -> Limit:
         """One limit an endpoint: an address, a provider, or the embedded server, whatever models it serves."""
         endpoint = name.split("#", 1)[0] if "://" in name else name.split(":", 1)[0]
@@ -252,6 +240,27 @@ class Connections:
             pinned = PinnedSlots(server.ensure, count=tuning.slots, folder=Path(folder))
             self._servers[full] = (server, await self._stack.enter_async_context(pinned))
         return *self._servers[full], full
+
+
+def batch_api(name: str, settings: EndpointSettings, *, by_program: bool = False) -> BatchApi:
+    """The batches of a model.
+
+    Args:
+        by_program: whether they are of requests that programs make themselves.
+
+    Raises:
+        ConfigError: no such model, no key for it, or it does not speak OpenAI's chat completions.
+    """
+    from tokenprior.models.batch_api import BatchApi
+
+    schema = settings.json_schema
+    if "://" in name:
+        base_url, model, key = address_of(name, settings.key_variable)
+    else:
+        base_url, key = _provider_address(name, "endpoint.batch needs")
+        model = name.partition(":")[2]
+        schema = name.startswith("openai") if schema is None else schema
+    return BatchApi(name, base_url=base_url, model=model, key=key, json_schema=bool(schema), by_program=by_program)
 
 
 def _provider_address(name: str, needs: str = "a program's calls need") -> tuple[str, str]:

@@ -115,6 +115,8 @@ def doing(run: RunRecord) -> str:
     parts = [f"step {at['step']} of {at['steps']}, {at['phase']}" if at["step"] else at["phase"]]
     if at["total"]:
         parts.append(f"{at['done']} of {at['total']} attempts")
+    if waiting := at.get("waiting"):
+        parts.append(waiting)
     return ": ".join(parts)
 
 
