@@ -28,7 +28,7 @@ NOUNS = {
     "task", "rollout", "reward", "group", "advantage", "experience", "operation", "library", "prior", "epoch",
     "reply", "statistics", "sequential", "redact", "progress", "arm", "comparison", "controls",
     "effects", "trial", "plot", "display", "relevance", "placement", "text", "served", "private",
-    "merge", "stratified", "live_effect", "adaptive",
+    "merge", "stratified", "live_effect", "quotes", "adaptive",
 }  # fmt: skip
 VERBS = {
     "attempt", "practise", "contrast", "revise", "prove", "learn", "evaluate", "audit", "tips", "ask", "flow",

@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenprior.experience import one_line, words
 from tokenprior.operation import Drop, short_name
+from tokenprior.quotes import SIZE, Quotes, runs
 from tokenprior.reply import CUT, Malformed, parse_items
 from tokenprior.rollout import Rollout, Usage
 from tokenprior.task import Task
@@ -105,60 +106,45 @@ class LeakGuard:
     an answer of one digit in passing ("use 2 steps").
     """
 
-    QUOTE = 8
+    QUOTE = SIZE
     SHORT = 3
     FEW = 4  # so many different answers or fewer: naming one of them is a constant answer, not a category
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         owners: dict[str, set[str]] = {}
-        self._quotes: dict[tuple[str, ...], str] = {}
+        self._quotes = Quotes(tasks)
         self._short: dict[str, str] = {}
         for task in tasks:
             for answer in task.accepted:
                 owners.setdefault(" ".join(words(answer)), set()).add(task.id)
             tokens = words(task.question)
-            for at in range(len(tokens) - self.QUOTE + 1):
-                self._quotes.setdefault(tuple(tokens[at : at + self.QUOTE]), task.id)
             if self.SHORT <= len(tokens) < self.QUOTE:
-                self._short.setdefault(f" {' '.join(tokens)} ", task.id)
+                self._short.setdefault(" ".join(tokens), task.id)
         owners.pop("", None)
-        shared_text = self._common_quotes(tasks)
-        self._quotes = {quote: task for quote, task in self._quotes.items() if quote not in shared_text}
-        self._own = {answer for answer, of in owners.items() if len(of) == 1 and _is_telling(answer)}
-        self._few = set(owners) if len(owners) <= self.FEW else set()
-        self._any = set(owners)
         repeated = sum(len(of) > 1 for of in owners.values())
         self._categories = len(owners) > self.FEW and repeated > len(owners) / 2
-
-    def _common_quotes(self, tasks: Sequence[Task]) -> set[tuple[str, ...]]:
-        """Wordings that several tasks share are the form of the task set, not the content of one of them."""
-        seen: dict[tuple[str, ...], str] = {}
-        common: set[tuple[str, ...]] = set()
-        for task in tasks:
-            tokens = words(task.question)
-            for at in range(len(tokens) - self.QUOTE + 1):
-                quote = tuple(tokens[at : at + self.QUOTE])
-                if seen.setdefault(quote, task.text_key) != task.text_key:
-                    common.add(quote)
-        return common
+        # Where answers are categories, a lesson has to be able to name one.
+        own = {answer for answer, of in owners.items() if len(of) == 1 and _is_telling(answer)}
+        self._own = set() if self._categories else own
+        few = set(owners) if len(owners) <= self.FEW else set()
+        self._stated = few if self._categories or few else set(owners)
+        self._sizes = {len(answer.split()) for answer in owners}
 
     def problem(self, text: str) -> str | None:
         """Why a text may not be kept, or `None`. The reason does not repeat what leaked."""
         tokens = words(text)
-        for at in range(len(tokens) - self.QUOTE + 1):
-            if task := self._quotes.get(tuple(tokens[at : at + self.QUOTE])):
+        if quoted := self._quotes.source(tokens):
+            return f"quotes a training question: task {quoted.id}"
+        for run in runs(tokens, range(self.SHORT, self.QUOTE)):
+            if task := self._short.get(run):
                 return f"quotes a training question: task {task}"
-        joined = f" {' '.join(tokens)} "
-        if task := next((task for question, task in self._short.items() if question in joined), None):
-            return f"quotes a training question: task {task}"
-        if not self._categories and any(f" {answer} " in joined for answer in self._own):
+        if any(run in self._own for run in runs(tokens, self._sizes)):
             return "repeats the answer of one training task"
-        stated = self._few if self._categories or self._few else self._any
-        # One letter is also a word ("a single letter"): it is an answer where the text writes it large.
-        said = {a for a in stated if len(a) > 1 or not a.isalpha() or re.search(rf"\b{a.upper()}\b", text)}
-        spans = [f"{claim[1] or claim[2]} " for claim in _CLAIM.finditer(joined)]
-        if any(f" {answer} " in span for answer in said for span in spans):
-            return "states an answer instead of a way to it"
+        for claim in _CLAIM.finditer(f" {' '.join(tokens)} "):
+            said = [run for run in runs((claim[1] or claim[2]).split(), self._sizes) if run in self._stated]
+            # One letter is also a word ("a single letter"): it is an answer where the text writes it large.
+            if any(len(a) > 1 or not a.isalpha() or re.search(rf"\b{a.upper()}\b", text) for a in said):
+                return "states an answer instead of a way to it"
         return None
 
 
