@@ -142,7 +142,7 @@ async def opened(layer: str, size: Size, folder: str, stack: AsyncExitStack) -> 
         if number % GROUP == 0:
             task = Task(id=f"t{number // GROUP}", question=question(number, size.words), answer="28.20")
             await attempt(
-                task, [PRIOR] * GROUP, agent=agent, verifier=Exact(), shelf=record, on_rollout=tracker.rollout
+                task, [PRIOR] * GROUP, agent=agent, verifier=Exact(), shelf=record.shelf, on_rollout=tracker.rollout
             )
 
     return group

@@ -12,7 +12,7 @@ from tokenprior.flow import all_of
 from tokenprior.group import Group
 from tokenprior.models.base import Phase
 from tokenprior.prior import TokenPrior
-from tokenprior.redact import without_own_secrets
+from tokenprior.redact import own_secrets, without_own_secrets
 from tokenprior.reward import Reward
 from tokenprior.rollout import Rollout
 from tokenprior.task import Task, content_hash
@@ -124,17 +124,18 @@ def _may_end_otherwise(rollout: Rollout) -> bool:
 
 def _without_secrets(rollout: Rollout) -> Rollout:
     """What a program or a tool said of our keys is neither kept nor shown to the learning model."""
+    secrets = own_secrets()
     messages = tuple(
         replace(
             message,
-            content=without_own_secrets(message.content),
+            content=without_own_secrets(message.content, secrets),
             tool_calls=tuple(
-                replace(call, arguments=without_own_secrets(call.arguments)) for call in message.tool_calls
+                replace(call, arguments=without_own_secrets(call.arguments, secrets)) for call in message.tool_calls
             ),
         )
         for message in rollout.messages
     )
-    return replace(rollout, messages=messages, output=without_own_secrets(rollout.output))
+    return replace(rollout, messages=messages, output=without_own_secrets(rollout.output, secrets))
 
 
 async def _reward(

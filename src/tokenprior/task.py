@@ -19,10 +19,12 @@ from tokenprior.text import shorten
 MOST_ID = 400  # characters: ids stand in indexes, and a server takes no longer ones
 FIELDS = ("id", "question", "answer", "metadata", "images")
 
+_HASHED = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+
 
 def content_hash(value: object) -> str:
     """Twenty hexadecimal digits that name a JSON value for good, whatever the order of its keys."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    text = _HASHED.encode(value)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:20]
 
 

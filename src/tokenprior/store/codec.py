@@ -16,10 +16,12 @@ from tokenprior.tools.base import ToolResult
 
 MOST_TROUBLE = 80  # characters
 
+_WRITTEN = json.JSONEncoder(separators=(",", ":"))
+
 
 def dumps(value: Any) -> str:
     """A JSON text without needless space. Lone surrogates, which models do write, are kept as escapes."""
-    return json.dumps(value, separators=(",", ":"))
+    return _WRITTEN.encode(value)
 
 
 def redacted(value: Any) -> Any:

@@ -35,6 +35,7 @@ from tokenprior.text import shorten
 
 T = TypeVar("T")
 Operation = Callable[[Connection], Any]
+Waiting = Future[Any] | asyncio.Future[Any]  # of a thread, or of an event loop
 
 MAX_BATCH = 512
 GIVES_UP_AFTER_S = 300.0
@@ -70,7 +71,7 @@ class Writer:
         self._connected_before = False
         self._commits = 0
         self._patience_s = GIVES_UP_AFTER_S
-        self._queue: queue.SimpleQueue[tuple[Operation, Future[Any]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Operation, Waiting] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="tokenprior-store", daemon=True)
         self._closing = threading.Event()
         self._thread.start()
@@ -82,26 +83,29 @@ class Writer:
             StoreError: the operation or its commit failed, and left nothing behind; or the store did not answer for
                 some minutes, and whether the operation was kept is not known.
         """
-        return await asyncio.wrap_future(self._put(operation))
+        # Not `asyncio.wrap_future`: it wakes the event loop once for each, and this once for each commit.
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._put(operation, future)
+        return await future
 
     def run_now(self, operation: Callable[[Connection], T]) -> T:
         """The same for a caller without an event loop."""
-        return self._put(operation).result()
+        future: Future[T] = Future()
+        self._put(operation, future)
+        return future.result()
 
     def leave(self, operation: Operation) -> None:
         """The same for a caller who does not wait: whether it went well is told to nobody."""
-        self._put(operation)
+        self._put(operation, Future())
 
     @property
     def closed(self) -> bool:
         return self._closing.is_set()
 
-    def _put(self, operation: Callable[[Connection], T]) -> Future[T]:
+    def _put(self, operation: Operation, future: Waiting) -> None:
         if self.closed:
             raise StoreError(f"{self._where}: the store is closed")
-        future: Future[T] = Future()
         self._queue.put((operation, future))
-        return future
 
     def close(self) -> None:
         """Finish what was asked for, then end the thread. A server that does not answer is not waited for."""
@@ -128,7 +132,7 @@ class Writer:
                 self._connection.execute(gone)
         self._disconnect()
 
-    def _commit(self, batch: list[tuple[Operation, Future[Any]]]) -> None:
+    def _commit(self, batch: list[tuple[Operation, Waiting]]) -> None:
         try:
             results = self._committed([operation for operation, _ in batch])
         except Exception as error:
@@ -139,11 +143,9 @@ class Writer:
                     self._commit([one])
                 return
             told = error if isinstance(error, TokenpriorError) else store_error(self._where, error)
-            for _, future in batch:
-                _settle(future, error=told)
+            _settle([(future, told) for _, future in batch])
             return
-        for (_, future), result in zip(batch, results, strict=True):
-            _settle(future, result=result)
+        _settle([(future, result) for (_, future), result in zip(batch, results, strict=True)])
 
     def _committed(self, operations: Sequence[Operation]) -> list[Any]:
         """Carry out operations in one transaction, however often the connection drops."""
@@ -269,10 +271,26 @@ def store_error(where: str, error: Exception) -> StoreError:
     return made
 
 
-def _settle(future: Future[Any], *, result: Any = None, error: Exception | None = None) -> None:
-    if future.done() or not future.set_running_or_notify_cancel():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(result)
+def _settle(ends: Sequence[tuple[Waiting, Any]]) -> None:
+    """Tell those who wait what came of it: an exception, or a result."""
+    loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+    for future, end in ends:
+        if isinstance(future, asyncio.Future):
+            loops.setdefault(future.get_loop(), []).append((future, end))
+        elif isinstance(end, Exception):
+            future.set_exception(end)
+        else:
+            future.set_result(end)
+    for loop, of_loop in loops.items():
+        with contextlib.suppress(RuntimeError):  # it is closed, and nobody waits any more
+            loop.call_soon_threadsafe(_wake, of_loop)
+
+
+def _wake(ends: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+    for future, end in ends:
+        if future.done():
+            continue  # whoever waited was cancelled
+        if isinstance(end, Exception):
+            future.set_exception(end)
+        else:
+            future.set_result(end)
