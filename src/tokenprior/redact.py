@@ -11,7 +11,7 @@ import os
 import re
 from functools import lru_cache
 
-_SECRET_NAME = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"(?:^|_|^PG)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 # What keys look like, one pattern for each kind; `private.py` looks for the same ones.
 KEYS = {
     "API key": re.compile(
@@ -33,6 +33,8 @@ KEYS = {
     ),
 }
 URL_USER = re.compile(r"(?<=://)[^/?#\s\"']+(?=@)")
+# The password of a database may hold anything but a space and an `@`, as SQLAlchemy reads it.
+DATABASE_USER = re.compile(r"\b(postgres(?:ql)?(?:\+\w+)?://)[^@\s\"']+(?=@)", re.IGNORECASE)
 URL_VALUE = re.compile(
     r"(?<=[?&])((?:[A-Za-z0-9_.-]*(?:key|token|secret|password|passwd|pwd)))=[^&#\s\"']+", re.IGNORECASE
 )
@@ -79,6 +81,8 @@ def redact(text: str, secrets: tuple[str, ...] | None = None) -> str:
         text = KEYS["token"].sub("[redacted]", text)
     if "-----BEGIN" in text:
         text = KEYS["private key"].sub("[redacted]", text)
+    if "://" in text:
+        text = DATABASE_USER.sub(r"\1[redacted]", text)
     if "=" in text and ("?" in text or "&" in text):
         text = URL_VALUE.sub(r"\1=[redacted]", text)
     return URL_USER.sub("[redacted]", text) if "://" in text else text

@@ -63,7 +63,7 @@ def shape(engine: sa.Engine) -> dict[str, Any]:
 
     def one(table: str) -> dict[str, Any]:
         columns = [
-            {**column, "type": str(column["type"]), "default": str(column.get("default"))}
+            {**column, "type": str(column["type"]), "default": str(column.get("default")).split("::")[0]}
             for column in inspected.get_columns(table)
         ]
         return {

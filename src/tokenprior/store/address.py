@@ -71,7 +71,7 @@ def writing_engine(place: Place, name: str) -> sa.Engine:
     """
     if isinstance(place, sa.URL):
         engine = _server_engine(place, name, poolclass=NullPool, isolation_level="READ COMMITTED")
-        sa.event.listen(engine, "connect", _keep_durable)
+        sa.event.listen(engine, "connect", _set_up_session)
         return engine
     # The writer's thread alone uses it; other threads hand it their operations.
     engine = sa.create_engine(f"sqlite:///{place}", poolclass=StaticPool, connect_args={"check_same_thread": False})
@@ -142,10 +142,13 @@ def _read_sums_as_numbers(connection: Any, _record: Any) -> None:
     connection.adapters.register_loader("numeric", Whole)
 
 
-def _keep_durable(connection: Any, _record: Any) -> None:
-    """A commit that was answered is kept, whatever the server does for others."""
+def _set_up_session(connection: Any, _record: Any) -> None:
+    """A commit that was answered is kept, whatever the server does for others; and the server notices as soon as we do
+    that the other end is gone, for it holds the locks of a writer until then."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
         )
+        for name in ("keepalives_idle", "keepalives_interval", "keepalives_count"):
+            cursor.execute("SELECT set_config(%s, %s, false)", (f"tcp_{name}", str(PATIENCE[name])))
     connection.commit()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 
 from tokenprior.errors import RunLocked, StoreError
 from tokenprior.store import schema
-from tokenprior.store.lock import here
+from tokenprior.store.lock import LOOK_S, LOOKS, here
 from tokenprior.store.writer import Operation, Writer
 
 T = TypeVar("T")
@@ -73,8 +74,13 @@ class ServerLock:
 
     def _take(self, connection: sa.Connection) -> None:
         """As an operation of the writer: it may be done more than once."""
-        if self._locks.held.get(self._run, self) is not self or not _tried(connection, self._run):
+        if self._locks.held.get(self._run, self) is not self:
             raise self._locks.refusal(self._run)
+        tries = LOOKS  # the session of a process that was killed is there for a moment yet
+        while not _tried(connection, self._run):
+            if not (tries := tries - 1):
+                raise self._locks.refusal(self._run)
+            time.sleep(LOOK_S)
         self._locks.held[self._run], self.lost = self, False
         table = schema.holders
         connection.execute(table.delete().where(table.c.run == self._run))
