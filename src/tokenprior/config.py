@@ -323,6 +323,17 @@ class Config(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _batches_of_known_models(self) -> Config:
+        known = [name for name in dict.fromkeys((self.agent.model, self.learner, self.judge)) if name]
+        for name in (self.endpoint.batch and self.endpoint.batch.models) or ():
+            if name not in known:
+                here = ", ".join(map(redact, known))
+                raise ValueError(
+                    f"endpoint.batch.models names {redact(name)!r}, and no model here is called so: {here}"
+                )
+        return self
+
     @property
     def learning_model(self) -> str:
         """The name of the model that writes the lessons."""

@@ -101,7 +101,11 @@ class EndpointSettings(Settings):
     @field_validator("batch", mode="before")
     @classmethod
     def _on_or_off(cls, value: Any) -> Any:
-        return (BatchSettings() if value else None) if isinstance(value, bool) else value
+        if isinstance(value, bool):
+            return BatchSettings() if value else None
+        if isinstance(value, str):
+            raise ValueError("expected true, false, or keys such as `least: 10`")
+        return value
 
     @property
     def policy(self) -> RetryPolicy:

@@ -22,7 +22,9 @@ def money(usage: Usage) -> str:
 
 
 def tokens(usage: Usage) -> str:
-    return f"{_short(usage.input_tokens)} in + {_short(usage.output_tokens)} out tokens"
+    """Tokens read and written; how many of the first came from a provider's cache, if any did."""
+    cached = f" ({_short(usage.cached_tokens)} cached)" if usage.cached_tokens else ""
+    return f"{_short(usage.input_tokens)} in{cached} + {_short(usage.output_tokens)} out tokens"
 
 
 def describe(progress: Progress, left_s: float | None) -> str:
@@ -74,16 +76,17 @@ class Live:
 
     def progress(self, progress: Progress) -> None:
         """Show a snapshot."""
-        self._waiting = progress.waiting
         now = time.monotonic()
         phase = (progress.phase, progress.step)
         fresh = phase != self._phase and progress.phase != "starting"
+        sent = bool(progress.waiting) and not self._waiting
+        self._waiting = progress.waiting
         if fresh:
             self._phase, self._phase_began = phase, now
         left_s = None
         if 3 <= progress.done < progress.total:
             left_s = (now - self._phase_began) / progress.done * (progress.total - progress.done)
-        self._show(describe(progress, left_s), fresh)
+        self._show(describe(progress, left_s), fresh or sent)
 
     def pulled(self, what: str, done_bytes: int, total_bytes: int) -> None:
         """Show how far the embedded model is fetched."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from tokenprior.errors import ConfigError, ModelError
+from tokenprior.errors import ModelError
 from tokenprior.flow import all_of
 from tokenprior.models.base import BatchLedger, Model, NotedBatch
 from tokenprior.models.batch_api import MOST_REQUESTS, BatchApi
@@ -79,17 +79,11 @@ class Batching:
             names: of the models that the run may call.
 
         Raises:
-            ConfigError: the settings name a model that is none of them.
+            ConfigError: a model has no key any more.
             ModelError: a provider does not know a batch.
             StoreError: it could not be written down.
         """
         known = {redact(name): name for name in names}
-        wanted = {redact(name) for name in (self._settings and self._settings.models) or ()}
-        if strange := sorted(wanted - {*known}):
-            raise ConfigError(
-                f"endpoint.batch.models names {strange[0]!r}, and no model of this config is called so: there "
-                f"are {', '.join(known)}"
-            )
         left = await self._ledger.batches_left()
         await all_of(self._take_up(known[noted.model], noted) for noted in left if noted.model in known)
 
