@@ -87,9 +87,9 @@ def _say_what_is_reused(store: Store, runs: list[str]) -> None:
 
     for one in reused(store, runs):
         found = f"{many(one.calls, 'paid call')} and {many(one.rollouts, 'attempt')}"
+        others = ", ".join(one.others[:4]) + (" ..." if len(one.others) > 4 else "")
         print(
-            f"{one.run}: {many(len(one.others), 'run')} of its name stay here ({', '.join(one.others[:4])}"
-            f"{' ...' if len(one.others) > 4 else ''}); if they go on, they can no longer re-use its {found}",
+            f"{one.run}: other runs of its name stay ({others}), and can no longer re-use its {found} if they go on",
             flush=True,
         )
 
