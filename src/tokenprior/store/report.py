@@ -46,7 +46,12 @@ def report_of(store: Store, run: RunRecord, *, plan: GroupPlan | None, gated: bo
         "state": run.state,
         "detail": run.detail,
         "made": circumstances(run),
-        "spent": {"tokens_in": spent.input_tokens, "tokens_out": spent.output_tokens, "cost_usd": spent.cost_usd},
+        "spent": {
+            "tokens_in": spent.input_tokens,
+            "tokens_cached": spent.cached_tokens,
+            "tokens_out": spent.output_tokens,
+            "cost_usd": spent.cost_usd,
+        },
         "attempts": sum(count for count, _ in totals.attempts.values()),
         "troubles": [
             {"phase": phase, "trouble": trouble, "count": count}
@@ -119,6 +124,7 @@ def _step(one: look.StepFigures) -> Row:
         "lessons": one.report["lessons"],
         "experiences": one.report["experiences"],
         "tokens": one.spent.input_tokens + one.spent.output_tokens,
+        "tokens_cached": one.spent.cached_tokens,
         "cost_usd": one.spent.cost_usd,
     }
 
