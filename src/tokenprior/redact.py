@@ -53,7 +53,7 @@ def _is_secret(variable: str) -> bool:
 def own_secrets() -> tuple[str, ...]:
     """What stands in secret variables of our environment."""
     named = [name for name in os.environ if _is_secret(name)]
-    return tuple(value for name in named if len(value := os.environ.get(name, "")) >= 8)
+    return tuple(value for name in named if len(value := os.environ.get(name, "").strip()) >= 8)
 
 
 def without_own_secrets(text: str, secrets: tuple[str, ...] | None = None) -> str:

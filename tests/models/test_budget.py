@@ -68,6 +68,26 @@ def test_whatever_the_order_no_limit_is_exceeded(
     asyncio.run(play())
 
 
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=60))
+def test_what_is_given_back_leaves_room_for_just_as_much(calls: list[tuple[float, bool]]) -> None:
+    """Whatever came and went before, the whole limit can be used again."""
+
+    async def play() -> None:
+        budget = Budget(Limits(usd=100.0, tokens=10_000, calls=100))
+        on_wire: list[int] = []
+        for usd, ends in calls:
+            on_wire.append(await budget.reserve(use(10, usd)))
+            if ends:
+                budget.settle(on_wire.pop(0), Usage())
+        for ticket in on_wire:
+            budget.settle(ticket, Usage())
+        everything = Usage(calls=100, input_tokens=10_000, cost_usd=100.0)
+        budget.settle(await budget.reserve(everything), Usage())
+        assert await budget.reserve(everything)
+
+    asyncio.run(play())
+
+
 async def test_a_call_that_does_not_fit_ends_it_for_all_later_ones() -> None:
     budget = Budget(Limits(tokens=25))
     budget.settle(await budget.reserve(use(10)), use(10))

@@ -167,6 +167,8 @@ class ForwardModel:
             words = str(error["message"])
         except (ValueError, LookupError, TypeError, RecursionError):
             error, words = {}, said
+        if 300 <= response.status < 400 and (location := response.headers.get("Location")):
+            words = f"the address has moved to {redact(location)}: name that one"  # the key is not carried elsewhere
         detail = shorten(words, 300) or f"HTTP {response.status}"
         if response.status == 402 or (response.status == 429 and _NO_CREDIT & {error.get("code"), error.get("type")}):
             return ModelError(f"{redact(self._name)} refused: the account has no credit left ({detail})")

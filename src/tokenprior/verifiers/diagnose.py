@@ -21,6 +21,7 @@ MAX_SHOWN = 200
 _MARKS = "\"'`*_“”‘’«»()[]{}<>.,;:!?$\\"
 _BULLET = re.compile(r"^[ \t]*(?:\(?[0-9]{1,3}[.)]|[-*•–])[ \t]+", re.MULTILINE)
 _INLINE_NUMBER = re.compile(r"(?:^|(?<=\s))\(?[0-9]{1,3}[.)](?=\s)")
+_NO_LETTER = re.compile(r"[\W_]+")
 _JOINTS = re.compile(r"[\s,;|/]+")
 
 
@@ -99,9 +100,10 @@ def _letter_case(answer: str, read: str) -> str:
 def _surface(answer: str, read: str) -> str:
     if "".join(answer.split()) == "".join(read.split()):
         return "it differs only in spaces or line breaks"
-    if _letters(answer) and _letters(answer) == _letters(read):
+    wanted, letters = _letters(answer), _letters(read)
+    if wanted and wanted == letters:
         return "it differs only in punctuation or quoting"
-    if _letters(answer) and _letters(answer).casefold() == _letters(read).casefold():
+    if wanted and wanted.casefold() == letters.casefold():
         return "it differs only in punctuation or quoting, and letter case"
     return ""
 
@@ -154,7 +156,7 @@ def _run_in(wanted: list[str], words: list[str]) -> bool:
 
 
 def _letters(text: str) -> str:
-    return "".join(char for char in text if char.isalnum())
+    return _NO_LETTER.sub("", text)
 
 
 def _form(text: str) -> tuple[str, int]:
