@@ -61,6 +61,7 @@ class BatchServer(FakeOpenAI):
         busy: how many looks after a batch are refused with 429.
         cut: how many files of rows break off in the middle before one is sent whole.
         holds: whether batches stay in progress until `release` is called.
+        cancels: whether a batch can be cancelled.
     """
 
     def __init__(
@@ -74,11 +75,12 @@ class BatchServer(FakeOpenAI):
         busy: int = 0,
         cut: int = 0,
         holds: bool = False,
+        cancels: bool = True,
         **rest: Any,
     ) -> None:
         super().__init__(**rest)
         self.trouble, self.ends, self.errors, self.has_batches = trouble, ends, errors or [], has_batches
-        self.lost, self.busy, self.cut, self.holds = lost, busy, cut, holds
+        self.lost, self.busy, self.cut, self.holds, self.cancels = lost, busy, cut, holds, cancels
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, FakeBatch] = {}
         self.asked: Counter[str] = Counter()
@@ -107,7 +109,8 @@ class BatchServer(FakeOpenAI):
             router.add_post("/v1/batches", self._create)
             router.add_get("/v1/batches", self._list)
             router.add_get("/v1/batches/{batch}", self._look)
-            router.add_post("/v1/batches/{batch}/cancel", self._cancel)
+            if self.cancels:
+                router.add_post("/v1/batches/{batch}/cancel", self._cancel)
 
     async def _upload(self, request: web.Request) -> web.Response:
         self.headers.append({name.casefold(): value for name, value in request.headers.items()})

@@ -51,7 +51,7 @@ GROUND = {
 
 # Files that the members of a family stand on beside their base.
 FAMILY_GROUND = {
-    "models": {"budget", "prices", "catalog", "chat_body", "batch_api", "batched", "wire"},
+    "models": {"budget", "prices", "catalog", "chat_body", "batch_api", "batch_carrier", "wire"},
     "agents": {"toolbox", "fenced", "frameworks", "gateway", "seat", "ending", "lookout"},
     "tools": {
         "address",
@@ -198,7 +198,7 @@ def test_verbs_import_no_member_of_a_family() -> None:
 
 def test_what_settings_import_of_a_family_is_values() -> None:
     found = {name for name in own(MODULES["endpoint_settings"]) if top(name) in FAMILIES}
-    assert found <= {"models.batched", "models.budget", "models.prices", "models.retried"}
+    assert found <= {"models.batch_carrier", "models.budget", "models.prices", "models.retried"}
 
 
 LIGHT = ["errors", *sorted(NOUNS & set(MODULES)), "__main__", *(module for module in MODULES if top(module) == "cli")]

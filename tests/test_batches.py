@@ -15,12 +15,13 @@ import pytest
 import yaml
 
 import endpoint_run
+import world
 from batch_server import BatchServer
 from tokenprior.cli.live import describe
 from tokenprior.config import load_config
 from tokenprior.errors import ConfigError
-from tokenprior.models.base import NotedBatch
-from tokenprior.models.batched import AtProvider
+from tokenprior.models.base import NotedBatch, Request
+from tokenprior.models.batch_carrier import AtProvider
 from tokenprior.progress import Progress
 from tokenprior.session import session
 from tokenprior.store import open_store
@@ -119,9 +120,15 @@ async def test_a_wrong_setting_is_told_in_one_line(tmp_path: Path, batch: Any, s
 
 async def test_no_key_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENPRIOR_API_KEY", key := "a-very-secret-value-17")
-    with BatchServer(ends="expired") as server:
+    said = {"response": {"status_code": 400, "body": {"error": {"message": f"not for {key}"}}}}
+
+    def trouble(request: Request) -> dict[str, Any] | None:
+        return said if world.chance(request.key.task) < 0.1 else None
+
+    with BatchServer(trouble=trouble) as server:
         await learn(config_at(tmp_path, server))
         assert any(header.get("authorization") == f"Bearer {key}" for header in server.headers)
+    assert "failed" in left_in(tmp_path)
     assert all(key.encode() not in file.read_bytes() for file in tmp_path.iterdir())  # noqa: ASYNC240 (a small folder)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from tokenprior.models.batched import BatchTerms
+from tokenprior.models.batch_carrier import BatchTerms
 from tokenprior.models.budget import Limits
 from tokenprior.models.prices import Price
 from tokenprior.models.retried import RetryPolicy

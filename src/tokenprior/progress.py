@@ -28,7 +28,7 @@ class Progress:
         lessons: drawn in this phase.
         experiences: in the library.
         spent: tokens and money of the run so far.
-        waiting: what it has at a provider, in words; see `models.batched.AtProvider`.
+        waiting: what it has at a provider, in words; see `models.batch_carrier.AtProvider`.
     """
 
     phase: str = "starting"

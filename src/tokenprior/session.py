@@ -26,7 +26,7 @@ from tokenprior.library import Library
 from tokenprior.live import Live, code_of_agent, tools_of
 from tokenprior.load import load_tasks
 from tokenprior.logs import LoggedTask, load_logs
-from tokenprior.models.batched import AtProvider
+from tokenprior.models.batch_carrier import AtProvider
 from tokenprior.models.budget import Budget
 from tokenprior.models.connect import Connections, check_name
 from tokenprior.models.prices import priced

@@ -17,17 +17,18 @@ from batch_server import BatchServer
 from tokenprior.endpoint_settings import BatchSettings, EndpointSettings
 from tokenprior.errors import ConfigError, ModelError
 from tokenprior.models.base import CallFailed, CallKey, Model, Reply, Request
-from tokenprior.models.batched import AtProvider
+from tokenprior.models.batch_api import BatchApi
+from tokenprior.models.batch_carrier import AtProvider, BatchCarrier, BatchTerms
 from tokenprior.models.budget import Budget, Limits
 from tokenprior.models.connect import Connections, check_name
-from tokenprior.models.prices import Price
+from tokenprior.models.prices import Meter, Price
 from tokenprior.models.retried import RetryPolicy
 from tokenprior.rollout import Message, ToolCall
 from tokenprior.store import RunStore, Store, open_store
 
 pytestmark = pytest.mark.anyio
 
-TERMS = BatchSettings(collect_s=0.03, poll_s=0.01, least=3)
+TERMS = BatchSettings(collect_s=0.15, poll_s=0.01, least=3)
 QUICK = RetryPolicy(attempts=3, backoff_s=0.002, max_backoff_s=0.02, patience_s=60.0)
 
 
@@ -210,6 +211,7 @@ async def test_requests_of_programs_go_as_they_are_a_batch_a_model_and_streams_a
         async with connected(server, record, by_program=True) as model:
             replies = await asyncio.gather(*map(model.answer, asked))
         sent = [[one["body"] for one in batch.requests] for batch in server.batches.values()]
+        sent.sort(key=lambda bodies: bodies[0]["model"])
         assert sent == [[one.body for one in asked[:3]], [one.body for one in asked[3:6]]]
         assert server.calls == 1
     said = [json.loads(reply.body)["choices"][0]["message"]["content"] for reply in replies]
@@ -291,6 +293,23 @@ async def test_when_patience_ends_the_batch_is_cancelled(record: RunStore) -> No
             replies = await answers(model, 4)
         assert [batch.status for batch in server.batches.values()] == ["cancelled"]
     assert [isinstance(reply, Reply) for reply in replies] == [True, False] * 2
+
+
+async def test_a_batch_of_which_nothing_is_heard_any_more_is_given_up_and_charged_in_full(
+    store: Store, record: RunStore
+) -> None:
+    terms = BatchTerms(collect_s=0.01, least=1, poll_s=0.01, patience_s=0.02, grace_s=0.05)
+    with BatchServer(holds=True, cancels=False) as server:
+        api = BatchApi(server.model, base_url=server.url, model="fake", key="")
+        meter = Meter(name=server.model, prices={server.model: Price(input=1.0, output=1.0)}, share=0.5)
+        carrier = BatchCarrier(api, meter=meter, ledger=record.batches, terms=terms, at_provider=AtProvider())
+        most = meter.most(request())
+        (ended,) = await carrier.carry([(request(), most)])
+        await api.aclose()
+    assert isinstance(ended.outcome, CallFailed)
+    assert (ended.outcome.kind, ended.outcome.retryable) == ("timeout", False)
+    assert ended.charged == record.spent() == most
+    assert states(store) == ["failed"]
 
 
 async def test_a_server_without_batches_is_told_in_one_line(store: Store, record: RunStore) -> None:

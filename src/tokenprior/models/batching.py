@@ -11,7 +11,8 @@ from tokenprior.errors import ModelError
 from tokenprior.flow import all_of
 from tokenprior.models.base import BatchLedger, Model, NotedBatch
 from tokenprior.models.batch_api import MOST_REQUESTS, BatchApi
-from tokenprior.models.batched import AtProvider, BatchCarrier, BatchedModel
+from tokenprior.models.batch_carrier import AtProvider, BatchCarrier
+from tokenprior.models.batched import BatchedModel
 from tokenprior.models.budget import Budget
 from tokenprior.models.prices import Meter, Price
 from tokenprior.models.retried import Limit, RetriedModel, RetryPolicy

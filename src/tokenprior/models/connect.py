@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from tokenprior.errors import ConfigError
 from tokenprior.models.base import BatchLedger, Ledger, Model, address_of
-from tokenprior.models.batched import AtProvider, RoutedModel
+from tokenprior.models.batch_carrier import AtProvider
+from tokenprior.models.batched import RoutedModel
 from tokenprior.models.batching import Batching
 from tokenprior.models.budget import Budget
 from tokenprior.models.prices import Price
