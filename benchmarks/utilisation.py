@@ -5,18 +5,20 @@
     python benchmarks/utilisation.py --parts large                  (one large step alone, 8 minutes)
     python benchmarks/utilisation.py --table utilisation.jsonl               (the tables again, without a call)
 
-All run one after the other against one endpoint on loopback, `latency.py`: heavy-tailed lengths drawn from the request,
-so that nobody has better luck. Every program is allowed `--slots` calls in flight. Each runs in a process of its own,
-the peers with their own Python, for dspy and tokenprior want different versions of the openai package. The parts:
+All run one after the other (the peers `--at-once`) against one endpoint on loopback, `latency.py`: heavy-tailed lengths
+drawn from the request, so that nobody has better luck. Every program is allowed `--slots` calls in flight. Each runs in
+a process of its own, the peers with their own Python, for dspy and tokenprior want different versions of the openai
+package. The parts:
 
 - `large`: tokenprior, one step of `--tasks` x G. Long enough that the slowest calls hide behind the others.
 - `paper`: tokenprior with its `paper` preset, three steps of 100 x 5, each attempt summarised. A step is hardly longer
   than its longest chain of calls, so nobody could fill the slots: read "over bound", not "utilisation".
-- `peers`: the same calls for all. tokenprior takes the items that the peers have in three epochs of one step each,
-  without and with its gate, and then three times as many in one step; the peers get half of the items to train on and
-  half to validate on (SIMBA, which takes one set, all).
-  Knobs as in `peers.py`, with the libraries' own numbers of threads set to the slots; SIMBA with its own mini-batch of
-  32. "gepa x8" is GEPA with the documented `IndependentSampling(8)`, eight proposals an iteration in place of one.
+- `peers`: the same calls for all, `--epochs` x `--items` x (G + 1); at the defaults that is what SIMBA takes with its
+  own settings throughout (8 steps of 32 items, 6 candidates). tokenprior takes the items in epochs of one step each,
+  without and with its gate (which makes more calls), and as many calls in one step of other items; the peers get half
+  of the items to train on and half to validate on (SIMBA, which takes one set, all). Knobs as in `peers.py`, with the
+  libraries' own numbers of threads set to the slots. "gepa x8" is GEPA with the documented `IndependentSampling(8)`,
+  eight proposals an iteration in place of one.
 - `rate`: tokenprior and the peers under a limit of `--requests-per-minute` (of unscaled time), with fewer calls. The
   peers are told to be patient: `num_retries` of 10 in place of 3.
 
@@ -34,6 +36,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import platform
@@ -43,6 +46,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -211,7 +215,7 @@ def run(job: Job, endpoint: Served, python: str) -> dict[str, Any]:
             raise RuntimeError(f"{job.name} ended with {done.returncode}: {done.stderr[-1_000:]}")
         told = json.loads(answer.read_text())
     calls, _ = endpoint.trace(job.run)
-    return {"job": asdict(job), "told": told, **summary(job, calls)}
+    return {"run": job.run, "job": asdict(job), "told": told, **summary(job, calls)}
 
 
 def summary(job: Job, calls: Sequence[Call]) -> dict[str, Any]:
@@ -247,11 +251,13 @@ def jobs(asked: argparse.Namespace) -> list[Job]:
     plain: dict[str, Any] = {"gate": "none", "group_size": asked.group_size, "seed": asked.seed}
     ours = Job(part="large", name="tokenprior", library="tokenprior", slots=asked.slots, items=asked.tasks)
     ours = replace(ours, learn=plain | {"epochs": 1}, seed=asked.seed)
-    calls = 3 * asked.items * (asked.group_size + 1)
+    calls = asked.epochs * asked.items * (asked.group_size + 1)
     paper = replace(ours, part="paper", name="tokenprior paper", items=100, learn={"preset": "paper"})
-    three = replace(ours, part="peers", name="tokenprior", items=asked.items, learn=plain | {"epochs": 3})
-    one = replace(three, name="tokenprior 1 step", items=3 * asked.items, learn=plain | {"epochs": 1})
-    gated = replace(three, name="tokenprior gate", gate_tasks=40, learn=plain | {"epochs": 3, "gate": "proven"})
+    three = replace(ours, part="peers", name="tokenprior", items=asked.items, learn=plain | {"epochs": asked.epochs})
+    one = replace(three, name="tokenprior 1 step", items=asked.epochs * asked.items, learn=plain | {"epochs": 1})
+    gated = replace(
+        three, name="tokenprior gate", gate_tasks=40, learn=plain | {"epochs": asked.epochs, "gate": "proven"}
+    )
     peer = Job(part="peers", name="", library="", slots=asked.slots, items=asked.items, budget=calls, seed=asked.seed)
     others = [
         replace(peer, name="gepa", library="gepa"),
@@ -261,9 +267,9 @@ def jobs(asked: argparse.Namespace) -> list[Job]:
         replace(peer, name="simba", library="simba"),
     ]
     items = asked.rate_items
-    few = 3 * items * (asked.group_size + 1)
+    few = asked.epochs * items * (asked.group_size + 1)
     limited = [replace(job, part="rate", items=items, budget=few, retries=10) for job in (three, *others)]
-    limited.insert(1, replace(one, part="rate", items=3 * items))
+    limited.insert(1, replace(one, part="rate", items=asked.epochs * items))
     return [job for job in (ours, paper, three, one, gated, *others, *limited) if job.part in asked.parts]
 
 
@@ -319,14 +325,14 @@ def rate_table(records: Iterable[dict[str, Any]], per_s: float) -> str:
     return "\n".join(text)
 
 
-def show(records: Sequence[dict[str, Any]], asked: argparse.Namespace) -> None:
+def show(records: Sequence[dict[str, Any]]) -> None:
     for part in PARTS:
         if not (of_part := [record for record in records if record["job"]["part"] == part]):
             continue
         if part != "rate":
             print(f"\n{part}\n{table(of_part)}")
             continue
-        per_s = asked.requests_per_minute / 60 / asked.time_scale
+        per_s = of_part[0]["allowed_per_s"]
         print(f"\nrate: {per_s:.1f} requests a second allowed\n{rate_table(of_part, per_s)}")
     for record in records:
         if record.get("unknown"):
@@ -343,6 +349,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--slots", type=int, default=64)
     made.add_argument("--tasks", type=int, default=3_000, help="of the large step")
     made.add_argument("--items", type=int, default=200, help="of the comparison with the peers")
+    made.add_argument("--epochs", type=int, default=4, help="of tokenprior in that comparison; sets the calls of all")
+    made.add_argument("--at-once", type=int, default=1, help="peers side by side; more saves time where cores are idle")
     made.add_argument("--rate-items", type=int, default=60, help="of the comparison under a rate limit")
     made.add_argument("--group-size", type=int, default=5)
     made.add_argument("--time-scale", type=float, default=0.25)
@@ -361,7 +369,7 @@ def main() -> None:
         Path(answer).write_text(json.dumps(asdict(child(Job(**json.loads(job)), url))))
         return
     if asked.table:
-        show([json.loads(line) for line in asked.table.read_text().splitlines()], asked)
+        show([json.loads(line) for line in asked.table.read_text().splitlines()])
         return
     print(
         f"Python {platform.python_version()}, {os.cpu_count()} cores, {asked.slots} slots, time scale "
@@ -369,25 +377,28 @@ def main() -> None:
     )
     options = ("--time-scale", str(asked.time_scale), "--seed", str(asked.seed))
     limit = ("--requests-per-minute", str(asked.requests_per_minute))
-    records = []
-    with Served(*options) as free, Served(*options, *limit) as limited:
-        for job in jobs(asked):
-            if (asked.programs and job.name not in asked.programs) or (
-                job.library != "tokenprior" and not asked.peers_python
-            ):
-                continue
+    wanted = [job for job in jobs(asked) if not asked.programs or job.name in asked.programs]
+    ours = [job for job in wanted if job.library == "tokenprior"]
+    others = [job for job in wanted if job.library != "tokenprior" and asked.peers_python]
+    records: list[dict[str, Any]] = []
+    with Served(*options) as free, Served(*options, *limit) as limited, ThreadPoolExecutor(asked.at_once) as pool:
+
+        def one(job: Job) -> dict[str, Any]:
             python = sys.executable if job.library == "tokenprior" else asked.peers_python
             record = run(job, limited if job.part == "rate" else free, python)
+            return record | {"allowed_per_s": asked.requests_per_minute / 60 / asked.time_scale}
+
+        for record in itertools.chain(map(one, ours), pool.map(one, others)):
             records.append(record)
             print(
-                f"{job.run}: {record['served']} calls, mean {record.get('mean_s', 0):.2f} s, longest "
+                f"{record['run']}: {record['served']} calls, mean {record.get('mean_s', 0):.2f} s, longest "
                 f"{record.get('longest_s', 0):.1f} s; the endpoint added (ms, p50 p99 max) {record.get('added_ms')}",
                 flush=True,
             )
             if asked.json:
                 with asked.json.open("a") as file:
                     file.write(json.dumps(record) + "\n")
-    show(records, asked)
+    show(records)
 
 
 if __name__ == "__main__":
