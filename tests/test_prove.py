@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import re
@@ -28,7 +29,7 @@ from tokenprior.prior import TokenPrior
 from tokenprior.progress import Tracker
 from tokenprior.prove import Gate, allowance, decide, prove
 from tokenprior.reward import Reward
-from tokenprior.rollout import Rollout, Usage
+from tokenprior.rollout import Failure, Rollout, StopReason, Usage
 from tokenprior.store import open_store
 from tokenprior.task import Task
 from tokenprior.trial import Trial
@@ -316,7 +317,74 @@ async def test_what_differs_in_nothing_from_what_ships_is_not_tried(tmp_path: Pa
     agent = Toy()
     result, _ = await gated(tmp_path / "s.db", {0: []}, agent, start=library_of(FINE))
     assert trials(result) == []
-    assert agent.at_gate() == []
+    assert {text for _, _, text in agent.at_gate()} == {TokenPrior.of(library_of(FINE)).text}, (
+        "only what ships is ready"
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Waiting(Toy):
+    """Its last practice attempt of step 0 ends when the gate has had its first."""
+
+    last: int = 8 * 4
+    at_the_gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def attempt(self, task: Task, prior: TokenPrior, *, phase: Phase, step: int, index: int) -> Rollout:
+        made = await Toy.attempt(self, task, prior, phase=phase, step=step, index=index)
+        if phase == "gate":
+            self.at_the_gate.set()
+        elif len([one for one in self.made if one[0] == "rollout"]) == self.last:
+            await self.at_the_gate.wait()
+        return made
+
+
+@dataclass(slots=True, kw_only=True)
+class Bounded(Toy):
+    concurrency: int = 4
+
+
+async def test_what_ships_is_attempted_while_practice_goes_on_and_that_changes_nothing_else(tmp_path: Path) -> None:
+    plan = {0: [add(GOOD), add(BAD)], 1: [add(IDLE)]}
+    effects = {GOOD: 0.4, BAD: -0.4}
+    early, late = Waiting(effects=effects), Bounded(effects=effects)
+    results = [
+        (await gated(tmp_path / f"{number}.db", plan, agent, gate_tasks=20))[0]
+        for number, agent in enumerate((early, late))
+    ]
+    assert results[0].library.dumps() == results[1].library.dumps()
+    assert results[0].steps == results[1].steps
+    assert Counter(map(str, early.made)) == Counter(map(str, late.made))
+    first = [[phase for phase, *_ in agent.made].index("gate") for agent in (early, late)]
+    assert first[0] <= 8 * 4 <= first[1], "who bounds its own attempts is not asked for two things at once"
+
+
+async def test_an_attempt_of_what_ships_that_failed_ahead_of_its_time_is_not_made_again(tmp_path: Path) -> None:
+    @dataclass(slots=True, kw_only=True)
+    class Failing(Toy):
+        async def attempt(self, task: Task, prior: TokenPrior, *, phase: Phase, step: int, index: int) -> Rollout:
+            made = await Toy.attempt(self, task, prior, phase=phase, step=step, index=index)
+            if phase == "gate" and not prior.text and index == 0:
+                failure = Failure(kind="timeout", detail="no reply")
+                return replace(made, output="", stop=StopReason.FAILED, failure=failure)
+            return made
+
+    agent = Failing(effects={GOOD: 0.4})
+    result, _ = await gated(tmp_path / "s.db", {0: [add(GOOD)]}, agent, gate_tasks=20)
+    assert set(Counter(agent.at_gate()).values()) == {1}
+    assert result.steps[0]["trials"][0]["scored"] < 1
+
+
+async def test_a_budget_that_ends_in_what_was_begun_early_ends_the_run_in_good_order(tmp_path: Path) -> None:
+    plan, effects = {0: [add(GOOD)]}, {GOOD: 0.4}
+    whole = Toy(effects=effects)
+    undisturbed, _ = await gated(tmp_path / "whole.db", plan, whole, gate_tasks=20)
+    stopped = Toy(effects=effects, stop_at=8 * 4 + 5)
+    result, _ = await gated(tmp_path / "s.db", plan, stopped, gate_tasks=20)
+    assert result.stopped is not None
+    rest = Toy(effects=effects)
+    result, _ = await gated(tmp_path / "s.db", plan, rest, gate_tasks=20)
+    assert result.library.dumps() == undisturbed.library.dumps()
+    assert Counter(map(str, stopped.made + rest.made)) == Counter(map(str, whole.made))
 
 
 async def test_no_gate_task_reaches_the_learning_model(tmp_path: Path) -> None:

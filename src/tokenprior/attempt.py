@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from tokenprior.agents.base import SECONDS, Agent
 from tokenprior.flow import all_of
@@ -98,17 +98,27 @@ async def side_by_side(
     shelf: Shelf,
     phase: Phase,
     on_rollout: Callable[[Rollout, Reward], None] | None = None,
+    under_way: Mapping[str, Callable[[], Coroutine[Any, Any, Group]]] | None = None,
 ) -> list[Group]:
     """A group of `k` attempts for each prior. Priors of the same words share one: the same attempts in the same place
-    are made once, and would else be paid for twice, the one kept in the place of the other."""
+    are made once, and would else be paid for twice, the one kept in the place of the other.
+
+    Args:
+        under_way: by the fingerprint of a prior, what waits for its group where somebody makes that already.
+    """
     distinct = {prior.fingerprint: prior for prior in priors}
-    made = await all_of(
-        attempt(task, [prior] * k, agent=agent, verifier=verifier, shelf=shelf, phase=phase, on_rollout=on_rollout)
-        for prior in distinct.values()
-    )
-    groups = dict(zip(distinct, made, strict=True))
+    waiting = under_way or {}
+
+    async def one(prior: TokenPrior) -> Group:
+        if wait := waiting.get(prior.fingerprint):
+            return await wait()
+        return await attempt(
+            task, [prior] * k, agent=agent, verifier=verifier, shelf=shelf, phase=phase, on_rollout=on_rollout
+        )
+
+    groups = dict(zip(distinct, await all_of(one(prior) for prior in distinct.values()), strict=True))
     for prior in priors:
-        if on_rollout and prior is not distinct[prior.fingerprint]:
+        if on_rollout and (prior is not distinct[prior.fingerprint] or prior.fingerprint in waiting):
             for rollout, reward in zip(
                 groups[prior.fingerprint].rollouts, groups[prior.fingerprint].rewards, strict=True
             ):

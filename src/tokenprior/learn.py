@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from tokenprior.adaptive import GroupPlan, Visit
@@ -32,7 +33,7 @@ from tokenprior.models.base import Model
 from tokenprior.operation import Delete
 from tokenprior.practise import practise
 from tokenprior.progress import Progress, Tracker
-from tokenprior.prove import Gate, allowance, prove
+from tokenprior.prove import Baseline, Gate, allowance, prove
 from tokenprior.revise import Revision, revise
 from tokenprior.rollout import StopReason
 from tokenprior.store.record import RunStore, StepEnd
@@ -162,6 +163,23 @@ class _Loop:
         self, step: Step, stands: StepEnd, ends: Sequence[StepEnd], visits: Mapping[str, Visit], *, steps_left: int
     ) -> StepEnd:
         """One step, from where the run stands to where it stands then."""
+        taken = partial(self._taken, step, stands, ends, visits, steps_left)
+        if self.gate is None or self.config.gate == "none":
+            return await taken(None)
+        async with Baseline(
+            stands.shipped, gate=self.gate, verifier=self.verifier, record=self.record, config=self.config
+        ) as baseline:
+            return await taken(baseline)
+
+    async def _taken(
+        self,
+        step: Step,
+        stands: StepEnd,
+        ends: Sequence[StepEnd],
+        visits: Mapping[str, Visit],
+        steps_left: int,
+        baseline: Baseline | None,
+    ) -> StepEnd:
         config, run, plan = self.config, self.record.run, self.config.group_plan
         resting = plan.resting([task.id for task in step.tasks], visits, step.epoch)
         step = replace(step, tasks=tuple(task for task in step.tasks if task.id not in resting))
@@ -176,6 +194,7 @@ class _Loop:
             guard=self.guard,
             tracker=self.tracker,
             visits=visits,
+            on_lesson=baseline.begin if baseline else None,
         )
         _require_progress(groups, advantages, config)
         seen = observed([plan.measured(group) for group in groups], stands.library, step.index)
@@ -195,7 +214,7 @@ class _Loop:
         )
         applied = replace(revision.applied, done=(*harmful, *revision.applied.done))
         figures = [figure for end in ends for figure in end.report.get("trials", ())]
-        trials = await self._trials(applied.library, stands.shipped, figures, steps_left)
+        trials = await self._trials(applied.library, stands.shipped, figures, steps_left, baseline)
         library, shipped = _outcome(applied.library, pruned, stands.shipped, trials, gated=config.gate != "none")
         if config.prior.tokens is None and not config.prior.core:
             # Where worth decides which lessons find room, what ships keeps the worth that it was tried with.
@@ -219,9 +238,14 @@ class _Loop:
         return end
 
     async def _trials(
-        self, candidate: Library, shipped: Library, figures: Sequence[dict[str, Any]], steps_left: int
+        self,
+        candidate: Library,
+        shipped: Library,
+        figures: Sequence[dict[str, Any]],
+        steps_left: int,
+        baseline: Baseline | None,
     ) -> tuple[Trial, ...]:
-        if self.config.gate == "none" or self.gate is None:
+        if self.gate is None or baseline is None:
             return ()
         tried = Counter(figure["candidate"] for figure in figures if figure["against"] == shipped.version)
         return await prove(
@@ -234,6 +258,7 @@ class _Loop:
             level=allowance(figures, steps_left=steps_left, config=self.config),
             tried=tried,
             tracker=self.tracker,
+            baseline=baseline,
         )
 
 

@@ -7,7 +7,7 @@ with keep none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from tokenprior.adaptive import Visit
@@ -43,6 +43,7 @@ async def practise(
     guard: LeakGuard,
     tracker: Tracker,
     visits: Mapping[str, Visit] | None = None,
+    on_lesson: Callable[[], None] | None = None,
     places: int = AT_ONCE,
 ) -> tuple[list[Group], list[Advantage]]:
     """All groups of a step and their advantages, in the order of its bundles whatever the order of their ends.
@@ -52,6 +53,7 @@ async def practise(
 
     Args:
         visits: what the last group of a task came to, by the task's id, where it had one.
+        on_lesson: told when a group has taught something.
         places: the most attempts whose group is begun and not done with.
 
     Raises:
@@ -95,6 +97,8 @@ async def practise(
         for advantage in advantages:
             await record.save_advantage(step.index, advantage)
         lessons = sum(len(advantage.lessons) for advantage in advantages)
+        if lessons and on_lesson:
+            on_lesson()
         tracker.change(groups=tracker.now.groups + len(groups), lessons=tracker.now.lessons + lessons)
         return [group.without_texts() for group in groups], [replace(one, summaries=()) for one in advantages]
 

@@ -14,12 +14,13 @@ Source: the fallback procedure, Wiens and Dmitrienko, Journal of Biopharmaceutic
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tokenprior.agents.base import Agent
-from tokenprior.attempt import groups_at_once, side_by_side
+from tokenprior.agents.base import Agent, BoundedAgent
+from tokenprior.attempt import attempt, groups_at_once, side_by_side
 from tokenprior.config import LearnConfig
 from tokenprior.errors import TokenpriorError
 from tokenprior.flow import in_turn
@@ -51,6 +52,68 @@ class Gate:
     agent: Agent
 
 
+class Baseline:
+    """What ships at the gate tasks, attempted before there is a candidate to hold against it. An async context manager.
+
+    Every trial needs these attempts, and nothing that a step brings can change them. So they are begun when the step
+    has its first lesson, behind all that the step still asks for: in the time in which its last rollouts and the
+    library update leave calls unused. It changes when they are made, not which, unless nothing comes of the lessons:
+    then they were made too early, and serve the next step.
+
+    An agent that bounds its own attempts is left alone, for the bounds of two would add up. Whoever leaves with an
+    error on purpose lets what is under way end, and begins no more; with any other, all of it is cancelled.
+    """
+
+    def __init__(
+        self, current: Library, *, gate: Gate, verifier: Verifier, record: RunStore, config: LearnConfig
+    ) -> None:
+        self.current, self.k = current, config.gate_k
+        self._gate, self._verifier, self._record, self._rendering = gate, verifier, record, config.prior.rendering
+        self._places = {task.id: place for place, task in enumerate(gate.tasks)}
+        self._work: asyncio.Task[list[Group | None]] | None = None
+        self._left = False
+
+    def begin(self) -> None:
+        """There will be a candidate. Called again it does nothing."""
+        if self._work is None and not isinstance(self._gate.agent, BoundedAgent):
+            size = groups_at_once(self.k)
+            self._work = asyncio.ensure_future(in_turn(self._one, self._gate.tasks, at_once=size))
+
+    async def _one(self, task: Task) -> Group | None:
+        if self._left:
+            return None
+        prior = TokenPrior.of(self.current, self._rendering, question=task.question)
+        agent, verifier, shelf = self._gate.agent, self._verifier, self._record.shelf
+        made = await attempt(task, [prior] * self.k, agent=agent, verifier=verifier, shelf=shelf, phase="gate")
+        return made.without_texts()
+
+    def under_way(self, task: Task, k: int) -> Callable[[], Coroutine[Any, Any, Group]] | None:
+        """What waits for the group of a task; `None` if nobody makes one of so many attempts."""
+        if self._work is None or k != self.k:
+            return None
+        work, place = self._work, self._places[task.id]
+
+        async def wait() -> Group:
+            group = (await asyncio.shield(work))[place]
+            assert group is not None, "nobody has left"
+            return group
+
+        return wait
+
+    async def __aenter__(self) -> Baseline:
+        return self
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self._left = True
+        if self._work is None:
+            return
+        if error is not None and not isinstance(error, TokenpriorError):
+            self._work.cancel()
+        (ended,) = await asyncio.gather(self._work, return_exceptions=True)
+        if error is None and isinstance(ended, Exception) and not isinstance(ended, TokenpriorError):
+            raise ended
+
+
 async def prove(
     candidate: Library,
     current: Library,
@@ -62,6 +125,7 @@ async def prove(
     level: float,
     tried: Mapping[str, int],
     tracker: Tracker,
+    baseline: Baseline | None = None,
 ) -> tuple[Trial, ...]:
     """Try a candidate, and its parts if it does not ship. At most one trial of the result ships.
 
@@ -71,6 +135,7 @@ async def prove(
             all of it where not.
         tried: how many trials a version had against the current library. The same attempts would say the same again, so
             with each trial of a candidate there are `gate_k` attempts more at each task. Parts are tried once.
+        baseline: attempts of the current library that may be under way.
 
     Returns:
         The trials; none if the candidate reads just like the current library, or was looked at `MOST_LOOKS` times.
@@ -89,23 +154,26 @@ async def prove(
         tracker.phase("gate", total=len(gate.tasks) * k * len(every))
 
         async def on(task: Task) -> list[Group]:
+            priors = [TokenPrior.of(library, config.prior.rendering, question=task.question) for library in every]
+            wait = baseline.under_way(task, k) if baseline else None
             groups = await side_by_side(
                 task,
-                [TokenPrior.of(library, config.prior.rendering, question=task.question) for library in every],
+                priors,
                 k=k,
                 agent=gate.agent,
                 verifier=verifier,
                 shelf=record.shelf,
                 phase="gate",  # always step 0: the attempts with one prior serve every step
                 on_rollout=tracker.rollout,
+                under_way={priors[0].fingerprint: wait} if wait else None,
             )
             return [group.without_texts() for group in groups]
 
         # Side by side in time, so that whatever drifts at the endpoint drifts for all.
         made = await in_turn(on, gate.tasks, at_once=groups_at_once(k * len(every)))
-        baseline, *groups = ([of_task[place] for of_task in made] for place in range(len(every)))
+        shipping, *groups = ([of_task[place] for of_task in made] for place in range(len(every)))
         return [
-            decide(library, current, part=part, groups=these, baseline=baseline, level=level, config=config)
+            decide(library, current, part=part, groups=these, baseline=shipping, level=level, config=config)
             for (part, library), these in zip(libraries, groups, strict=True)
         ]
 

@@ -55,3 +55,11 @@ class PastAgent(Agent, Protocol):
     def count(self, task: Task) -> int:
         """How many attempts there are at a task."""
         ...
+
+
+@runtime_checkable
+class BoundedAgent(Agent, Protocol):
+    """An agent that makes only so many attempts at once, whoever asks, for each may hold an interpreter or a server."""
+
+    @property
+    def concurrency(self) -> int: ...

@@ -25,9 +25,9 @@ _PRIORITY: dict[Phase, int] = {
     "summary": 2,
     "judge": 3,
     "rollout": 4,
-    "gate": 4,
     "audit": 4,
     "evaluate": 4,
+    "gate": 5,  # where a step still has rollouts to make, it is ahead of its time (`prove.Baseline`)
 }
 
 
@@ -67,8 +67,8 @@ class Limit:
         """Hold one slot; first come first served within a phase, later phases of a group first.
 
         Args:
-            begun: whether this goes on with a conversation. It goes before what begins one, or no attempt of many turns
-                would end before all have begun.
+            begun: whether this goes on with a conversation, or with what is in a cache. It goes before what begins one,
+                or no attempt of many turns would end before all have begun.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sequence += 1
@@ -143,7 +143,7 @@ class RetriedModel:
         tries = 0
         rate_limits = 0
         started = time.monotonic()
-        begun = any(message.role == "assistant" for message in request.messages)
+        begun = request.warm or any(message.role == "assistant" for message in request.messages)
         while True:
             async with self._limit.slot(request.key.phase, begun=begun):
                 sent = time.monotonic()
