@@ -513,3 +513,30 @@ async def test_pages_open_on_a_server(both: tuple[Path, str], tmp_path: Path) ->
                 async with client.get(f"{site.base}/runs/{run}{place}") as page:
                     assert page.status == 200, (place, await page.text())
                     assert PASSWORD not in await page.text()
+
+
+async def test_a_reward_finds_its_request_on_a_server(postgres: PostgresServer) -> None:
+    with open_store(postgres.database()) as store:
+        log = ServedLog(store.writer)
+        await log.note([served_request("a", reply_id="x"), served_request("bb", reply_id="x", task="\0" * 9)])
+        found = await log.reward("x", Reward(value=0.5))
+        assert found is not None
+        assert (found.id, found.task) == ("bb", "\\x00" * 9)
+        assert await log.reward("nobody", Reward(value=0.5)) is None
+
+
+async def test_who_may_only_read_reads_and_is_told_so_when_they_write(postgres: PostgresServer) -> None:
+    address = postgres.database()
+    name = address.split("/")[-1].split("?")[0]
+    with open_store(address) as store:
+        start(store).close("done")
+    postgres.execute("CREATE ROLE looker LOGIN PASSWORD 'look-only'", database=name)
+    postgres.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO looker", database=name)
+    try:
+        with open_store(re.sub(r"tokenprior:[^@]*", "looker:look-only", address)) as store:
+            assert store.find_run("r").state == "done"
+            with pytest.raises(StoreError, match="permission denied"):
+                start(store)
+    finally:
+        postgres.execute("DROP OWNED BY looker", database=name)
+        postgres.execute("DROP ROLE looker")

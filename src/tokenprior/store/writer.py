@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from tokenprior.errors import StoreError, TokenpriorError
 from tokenprior.store import schema
@@ -41,6 +41,7 @@ MAX_BATCH = 512
 GIVES_UP_AFTER_S = 300.0
 PAUSES_S = (0.1, 5.0)  # between two tries to connect: the first pause and the longest
 REMEMBERED_S = 30 * 86_400.0  # how long a writer is known that ended without a word
+TOLD_EVERY_S = 30.0
 ENDED_WITHIN = 300  # looks, each after a pause
 NAMED = "tokenprior {}"  # the connection of a writer on a server
 
@@ -197,14 +198,16 @@ class Writer:
         if self._connection is not None:
             return self._connection
         began, pause = time.monotonic(), PAUSES_S[0]
+        told_at: float | None = None
         while True:
             try:
                 self._connection = self._engine.connect()
                 if self._server:
                     self._introduce(self._connection)
-            except DBAPIError as error:
+            except (DBAPIError, StoreError) as error:
                 self._disconnect()
-                if not self._server:
+                # What a server says that is up, such as that this user may not write, it would say again.
+                if not self._server or not isinstance(error, OperationalError | InterfaceError):
                     raise
                 cause = shorten(error.orig, 200)
                 if time.monotonic() - began >= self._patience_s or self.closed:
@@ -213,10 +216,14 @@ class Writer:
                         f"{self._where}: the store does not answer: {cause}; what was written before is safe, and the "
                         "same command goes on"
                     ) from error
-                log.warning("%s: the store does not answer, trying again: %s", self._where, cause)
+                if told_at is None or time.monotonic() - told_at >= TOLD_EVERY_S:
+                    told_at = time.monotonic()
+                    log.warning("%s: the store does not answer, trying again: %s", self._where, cause)
                 self._closing.wait(pause)
                 pause = min(2 * pause, PAUSES_S[1])
             else:
+                if told_at is not None:
+                    log.warning("%s: the store answers again", self._where)
                 self._patience_s = GIVES_UP_AFTER_S
                 return self._connection
 
