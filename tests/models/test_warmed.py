@@ -199,6 +199,16 @@ async def test_attempts_at_a_long_question_wait_for_the_first_of_them_behind_the
     await world.end()
 
 
+async def test_those_that_follow_a_pilot_go_before_what_has_yet_to_begin() -> None:
+    world = World(slots=1)
+    await world.ask(request(0), request(1, system=None), request(2), request(3, system=None))
+    await world.reply(0)
+    assert world.wire.sent == [0, 1], "it had the slot before the others were let go"
+    await world.reply(1)
+    assert world.wire.sent == [0, 1, 2]
+    await world.end()
+
+
 async def test_a_conversation_that_goes_on_waits_for_nobody() -> None:
     world = World()
     await world.ask(request(0))

@@ -60,6 +60,7 @@ class Request:
         timeout_s: seconds of work (not of waiting for a slot or backing off) that the call may take.
         body: a request that a program made itself, sent on as it is; `messages` are then those of the body.
         on_bytes: gets the bytes of the reply to a `body` as they come. Once it was called, nothing is tried again.
+        warm: what it begins with has just been brought into the provider's cache; it is not to wait until it is gone.
     """
 
     key: CallKey
@@ -73,6 +74,7 @@ class Request:
     timeout_s: float = 300.0
     body: dict[str, Any] | None = None
     on_bytes: Callable[[bytes], Awaitable[None]] | None = field(default=None, compare=False, repr=False)
+    warm: bool = field(default=False, compare=False, repr=False)
     _hashes: dict[str, str] = field(init=False, default_factory=dict, compare=False, repr=False)
 
     def hash_for(self, model: str) -> str:
@@ -345,9 +347,22 @@ def address_of(name: str, key_variable: str | None) -> tuple[str, str, str]:
         ConfigError: the name cannot be understood, or its key is not in the environment.
     """
     base_url, _, model = name.partition("#")
-    if not model or not urlsplit(base_url).netloc or urlsplit(base_url).scheme not in ("http", "https"):
-        raise ConfigError(f"model {redact(name)!r}: expected http://HOST/v1#MODEL, with the model's name behind the #")
+    shown = f"model {redact(name)!r}"
+    try:
+        parts = urlsplit(base_url)
+        is_one = bool(model and parts.hostname and parts.scheme in ("http", "https") and parts.port != 0)
+    except ValueError:
+        is_one = False
+    if not is_one:
+        raise ConfigError(f"{shown}: expected http://HOST/v1#MODEL, with the model's name behind the #")
     if key_variable and key_variable not in os.environ:
-        raise ConfigError(f"model {redact(name)!r}: the environment variable {key_variable} is not set")
+        raise ConfigError(f"{shown}: the environment variable {key_variable} is not set")
+    if parts.username is not None:
+        if key_variable:
+            raise ConfigError(f"{shown}: it names a user, and {key_variable} a key: give one of them")
+        return base_url, model, ""
     # Never OPENAI_API_KEY by itself: it would send OpenAI's key to whoever runs this address.
-    return base_url, model, os.environ.get(key_variable or KEY_VARIABLE, "").strip()
+    key = os.environ.get(key_variable or KEY_VARIABLE, "").strip()
+    if not key.isprintable():
+        raise ConfigError(f"{shown}: {key_variable or KEY_VARIABLE} holds a line end or another unseen character")
+    return base_url, model, key

@@ -11,7 +11,7 @@ import asyncio
 import heapq
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -29,6 +29,8 @@ _PRIORITY: dict[Phase, int] = {
     "evaluate": 4,
     "gate": 5,  # where a step still has rollouts to make, it is ahead of its time (`prove.Baseline`)
 }
+
+MOST_GROUPS = 10_000  # whose coming is remembered: more than there are under way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,21 +60,27 @@ class Limit:
         self.last_success = time.monotonic()
         self._paused_until = 0.0
         self._reduced = 0.0
-        self._waiting: list[tuple[int, bool, int, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[int, bool, int, int, asyncio.Future[None]]] = []
         self._sequence = 0
+        self._groups: dict[Hashable, int] = {}  # when each asked for the first time
         self._timer: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
-    async def slot(self, phase: Phase, *, begun: bool = False) -> AsyncIterator[None]:
-        """Hold one slot; first come first served within a phase, later phases of a group first.
+    async def slot(self, phase: Phase, *, begun: bool = False, group: Hashable = None) -> AsyncIterator[None]:
+        """Hold one slot; within a phase the group that came first is served first, later phases of a group before all.
 
         Args:
+            group: what the call belongs to. What it asks for later, for more attempts or after a failure, goes before
+                what other groups began since, or it would wait for them with its lessons.
             begun: whether this goes on with a conversation, or with what is in a cache. It goes before what begins one,
                 or no attempt of many turns would end before all have begun.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sequence += 1
-        heapq.heappush(self._waiting, (_PRIORITY[phase], not begun, self._sequence, future))
+        came = self._groups.setdefault(group, self._sequence) if group is not None else self._sequence
+        if len(self._groups) > MOST_GROUPS:
+            del self._groups[next(iter(self._groups))]
+        heapq.heappush(self._waiting, (_PRIORITY[phase], not begun, came, self._sequence, future))
         self._admit()
         try:
             await future
@@ -144,8 +152,9 @@ class RetriedModel:
         rate_limits = 0
         started = time.monotonic()
         begun = request.warm or any(message.role == "assistant" for message in request.messages)
+        group = (request.key.phase, request.key.step, request.key.task)
         while True:
-            async with self._limit.slot(request.key.phase, begun=begun):
+            async with self._limit.slot(request.key.phase, begun=begun, group=group):
                 sent = time.monotonic()
                 try:
                     # As it is where it can be: what was worked out of a request, such as its hash, stays with it.
