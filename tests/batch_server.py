@@ -62,6 +62,7 @@ class BatchServer(FakeOpenAI):
         cut: how many files of rows break off in the middle before one is sent whole.
         holds: whether batches stay in progress until `release` is called.
         cancels: whether a batch can be cancelled.
+        late: how many lists of batches leave out all of them.
     """
 
     def __init__(
@@ -76,11 +77,13 @@ class BatchServer(FakeOpenAI):
         cut: int = 0,
         holds: bool = False,
         cancels: bool = True,
+        late: int = 0,
         **rest: Any,
     ) -> None:
         super().__init__(**rest)
         self.trouble, self.ends, self.errors, self.has_batches = trouble, ends, errors or [], has_batches
         self.lost, self.busy, self.cut, self.holds, self.cancels = lost, busy, cut, holds, cancels
+        self.late = late
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, FakeBatch] = {}
         self.asked: Counter[str] = Counter()
@@ -148,7 +151,8 @@ class BatchServer(FakeOpenAI):
         return web.Response()
 
     async def _list(self, request: web.Request) -> web.Response:
-        newest = [batch.to_json() for batch in reversed(self.batches.values())]
+        newest = [] if self.late else [batch.to_json() for batch in reversed(self.batches.values())]
+        self.late = max(0, self.late - 1)
         ids = [batch["id"] for batch in newest]
         after = request.query.get("after")
         start = ids.index(after) + 1 if after else 0

@@ -358,6 +358,15 @@ async def test_a_batch_whose_making_was_not_answered_is_looked_for_and_not_made_
     assert all(isinstance(reply, Reply) for reply in replies)
 
 
+async def test_a_batch_that_is_not_listed_at_once_is_looked_for_again(record: RunStore) -> None:
+    with BatchServer(lost="all", late=1) as server:
+        async with connected(server, record) as model:
+            replies = await answers(model, 3)
+        assert len(server.batches) == 1
+        assert server.late == 0
+    assert all(isinstance(reply, Reply) for reply in replies)
+
+
 async def test_a_batch_that_was_not_made_is_made_later(record: RunStore) -> None:
     with BatchServer(lost="nothing") as server:
         async with connected(server, record) as model:
