@@ -172,6 +172,25 @@ async def test_an_attempt_on_its_way_goes_before_one_that_begins() -> None:
     assert [one.split("/")[3] for one in gate.order] == ["0", "3", "1", "2"]
 
 
+async def test_what_a_group_asks_for_later_goes_before_groups_that_began_since() -> None:
+    gate = Gate()
+    model = RetriedModel(gate, Limit(1), QUICK)
+
+    def of(task: str, number: int) -> Request:
+        return replace(request(number), key=CallKey(phase="rollout", task=task, rollout=number))
+
+    asked = [("a", 0), ("b", 0), ("c", 0), ("a", 1), ("b", 1)]
+    made = []
+    for task, number in asked:
+        made.append(asyncio.ensure_future(model.answer(of(task, number))))
+        await settled()
+    for _ in asked:
+        gate.let_go()
+        await settled()
+    await asyncio.gather(*made)
+    assert [said.split("/")[2:4] for said in gate.order] == [["a", "0"], ["a", "1"], ["b", "0"], ["b", "1"], ["c", "0"]]
+
+
 async def test_a_failure_that_may_pass_is_asked_again_until_the_tries_are_used_up() -> None:
     model = ScriptedModel(failing(passing(), passing("garbled")))
     assert (await RetriedModel(model, Limit(1), QUICK).answer(request())).text == "ok"

@@ -152,9 +152,10 @@ class RetriedModel:
         rate_limits = 0
         started = time.monotonic()
         begun = request.warm or any(message.role == "assistant" for message in request.messages)
-        group = (request.key.phase, request.key.step, request.key.task)
+        key = request.key
+        group = (key.phase, key.step, key.task) if key.task else None
         while True:
-            async with self._limit.slot(request.key.phase, begun=begun, group=group):
+            async with self._limit.slot(key.phase, begun=begun, group=group):
                 sent = time.monotonic()
                 try:
                     # As it is where it can be: what was worked out of a request, such as its hash, stays with it.
