@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from fake_openai import FakeOpenAI, completion
+from tokenprior.errors import ConfigError
 from tokenprior.models.base import CallFailed, CallKey, Request
 from tokenprior.models.forward import LARGE_BYTES, ForwardModel
 from tokenprior.rollout import Message
@@ -104,3 +106,22 @@ async def test_a_key_with_a_line_end_behind_it_is_sent_without_it(monkeypatch: p
     with FakeOpenAI() as server:
         await answer(server.url.removesuffix("/v1"))
     assert server.headers[0]["authorization"] == "Bearer house-key-0123456789"
+
+
+async def test_a_key_that_no_header_can_hold_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENPRIOR_API_KEY", "house\nkey-0123456789")
+    with pytest.raises(ConfigError, match="TOKENPRIOR_API_KEY holds a line end") as caught:
+        ForwardModel.at("http://127.0.0.1:1/v1#m")
+    assert "house" not in str(caught.value)
+
+
+async def test_a_user_in_the_address_is_who_asks_and_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENPRIOR_API_KEY", "house-key-0123456789")
+    monkeypatch.setenv("ITS_KEY", "its-key-0123456789")
+    with FakeOpenAI() as server:
+        named = server.url.replace("//", "//ann:pa55word@")
+        await answer(named.removesuffix("/v1"))
+        with pytest.raises(ConfigError, match="give one of them") as caught:
+            ForwardModel.at(f"{named}#m", key_variable="ITS_KEY")
+    assert server.headers[0]["authorization"] == f"Basic {b64encode(b'ann:pa55word').decode()}"
+    assert "pa55word" not in str(caught.value)

@@ -283,7 +283,17 @@ async def test_a_named_variable_that_is_not_set_is_a_clear_error(monkeypatch: py
         ForwardModel.at("http://127.0.0.1:1/v1#m", key_variable="HOUSE_KEY")
 
 
-@pytest.mark.parametrize("name", ["http://127.0.0.1:1/v1", "http://#m", "ftp://127.0.0.1/v1#m", "http://h/v1#"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "http://127.0.0.1:1/v1",
+        "http://#m",
+        "ftp://127.0.0.1/v1#m",
+        "http://h/v1#",
+        "http://h:99999/v1#m",
+        "http://[::1/v1#m",
+    ],
+)
 async def test_an_address_without_host_or_model_is_a_clear_error(name: str) -> None:
     with pytest.raises(ConfigError, match="expected http://HOST/v1#MODEL"):
         ForwardModel.at(name)

@@ -60,7 +60,6 @@ class Request:
         timeout_s: seconds of work (not of waiting for a slot or backing off) that the call may take.
         body: a request that a program made itself, sent on as it is; `messages` are then those of the body.
         on_bytes: gets the bytes of the reply to a `body` as they come. Once it was called, nothing is tried again.
-        warm: what it begins with has just been brought into the provider's cache; it is not to wait until it is gone.
     """
 
     key: CallKey
@@ -74,7 +73,6 @@ class Request:
     timeout_s: float = 300.0
     body: dict[str, Any] | None = None
     on_bytes: Callable[[bytes], Awaitable[None]] | None = field(default=None, compare=False, repr=False)
-    warm: bool = field(default=False, compare=False, repr=False)
     _hashes: dict[str, str] = field(init=False, default_factory=dict, compare=False, repr=False)
 
     def hash_for(self, model: str) -> str:

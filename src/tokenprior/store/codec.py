@@ -24,18 +24,19 @@ def dumps(value: Any) -> str:
     return _WRITTEN.encode(value)
 
 
-def redacted(value: Any) -> Any:
-    """A JSON value without the secrets in its texts. Cut out of a finished JSON text they could take quotes along."""
-    return _redacted(value, own_secrets())
+def redacted(value: Any, secrets: tuple[str, ...] | None = None) -> Any:
+    """A JSON value without the secrets in its texts. Cut out of a finished JSON text they could take quotes along.
 
-
-def _redacted(value: Any, secrets: tuple[str, ...]) -> Any:
+    Args:
+        secrets: as for `redact`.
+    """
+    secrets = own_secrets() if secrets is None else secrets
     if isinstance(value, str):
         return redact(value, secrets)
     if isinstance(value, dict):
-        return {redact(key, secrets): _redacted(item, secrets) for key, item in value.items()}
+        return {redact(key, secrets): redacted(item, secrets) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_redacted(item, secrets) for item in value]
+        return [redacted(item, secrets) for item in value]
     return value
 
 

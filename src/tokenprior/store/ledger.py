@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from tokenprior.models.base import Reply, Request
-from tokenprior.redact import redact
+from tokenprior.redact import own_secrets, redact
 from tokenprior.rollout import Usage
 from tokenprior.store import codec, schema
 from tokenprior.store.shelf import Writing
@@ -133,16 +133,17 @@ class Hashes:
 
 def sent_row(run: str, name: str, model: str, request: Request, reserved: Usage) -> dict[str, Any]:
     """A call that is about to leave, as a row for `note_sent`."""
+    secrets = own_secrets()
     return {
         "run": run,
         "name": name,
         "key": str(request.key),
         "request_hash": request.hash_for(model),
-        "model": redact(model),
+        "model": redact(model, secrets),
         "state": "sent",
         "phase": request.key.phase,
         "step": request.key.step,
-        "request": codec.dumps(codec.redacted(request.content())),
+        "request": codec.dumps(codec.redacted(request.content(), secrets)),
         "sent_at": time.time(),
         **counts(reserved),
     }
