@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -199,13 +200,13 @@ async def test_attempts_at_a_long_question_wait_for_the_first_of_them_behind_the
     await world.end()
 
 
-async def test_those_that_follow_a_pilot_go_before_what_has_yet_to_begin() -> None:
+async def test_attempts_that_follow_their_pilot_go_before_those_of_later_tasks() -> None:
     world = World(slots=1)
-    await world.ask(request(0), request(1, system=None), request(2), request(3, system=None))
+    attempts = [request(number, f"{number // 2} {LONG}", system=None) for number in range(4)]
+    await world.ask(*(replace(one, key=replace(one.key, task=str(at // 2))) for at, one in enumerate(attempts)))
     await world.reply(0)
-    assert world.wire.sent == [0, 1], "it had the slot before the others were let go"
-    await world.reply(1)
-    assert world.wire.sent == [0, 1, 2]
+    await world.reply(2)
+    assert world.wire.sent == [0, 2, 1], "the slot was free before the others were let go, but not a second time"
     await world.end()
 
 

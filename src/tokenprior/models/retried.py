@@ -72,8 +72,8 @@ class Limit:
         Args:
             group: what the call belongs to. What it asks for later, for more attempts or after a failure, goes before
                 what other groups began since, or it would wait for them with its lessons.
-            begun: whether this goes on with a conversation, or with what is in a cache. It goes before what begins one,
-                or no attempt of many turns would end before all have begun.
+            begun: whether this goes on with a conversation. It goes before what begins one, or no attempt of many turns
+                would end before all have begun.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sequence += 1
@@ -151,7 +151,7 @@ class RetriedModel:
         tries = 0
         rate_limits = 0
         started = time.monotonic()
-        begun = request.warm or any(message.role == "assistant" for message in request.messages)
+        begun = any(message.role == "assistant" for message in request.messages)
         key = request.key
         group = (key.phase, key.step, key.task) if key.task else None
         while True:

@@ -3,8 +3,9 @@
 Order of events: the beginnings of a prompt are looked at where messages end: tools with the system message, and these
 with the first message behind them. One that is long and was not seen lately gets a pilot, the first call that has it.
 Others wait, outside of any slot, until the pilot has ended, or has been on the wire for as long as a provider takes to
-evaluate the text; then all go, before what has yet to begin. So the G attempts of a task with a long question share one
-evaluation, and all calls of a step that of a long prior, while short prompts never wait.
+evaluate the text; then all go. So the G attempts of a task with a long question share one evaluation, and all calls of
+a step that of a long prior, while short prompts never wait. `Limit` lets a group go before those that came later, so
+the text is still there when its attempts get their slots.
 
 A pilot that fails or is cancelled hands over, once: a call waits for two pilots of one beginning at most, and no pilot
 waits. Nothing is promised: a provider may have dropped a text, or take the next call on another of its machines.
@@ -18,7 +19,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import takewhile
 
 from tokenprior.library import estimate_tokens
@@ -115,21 +116,15 @@ class Warmth:
         self._seen: OrderedDict[bytes, float] = OrderedDict()
         self._pilots: dict[bytes, _Pilot] = {}
 
-    async def admit(self, found: Sequence[Beginning]) -> tuple[list[_Pilot], bool]:
-        """Wait until all beginnings are warm, or get those that the caller is to warm, as pilots that it has to end.
-
-        Returns:
-            The pilots, and whether the caller has waited for another's.
-        """
-        waited = False
+    async def admit(self, found: Sequence[Beginning]) -> list[_Pilot]:
+        """Wait until all beginnings are warm, or get those that the caller is to warm, as pilots that it has to end."""
         for at, beginning in enumerate(found):
             for _ in range(PILOTS):
                 if pilot := self._pilots.get(beginning.key):
                     await pilot.over.wait()
-                    waited = True
                 elif not self._is_warm(beginning.key):
-                    return [self._lead(one) for one in found[at:] if one.key not in self._pilots], False
-        return [], waited
+                    return [self._lead(one) for one in found[at:] if one.key not in self._pilots]
+        return []
 
     def left(self, found: Sequence[Beginning]) -> None:
         """A call with these beginnings is on the wire."""
@@ -188,11 +183,9 @@ class WarmedModel:
     async def answer(self, request: Request) -> Reply:
         """See `Model.answer`."""
         found = beginnings(request)
-        pilots, waited = await self._warmth.admit(found)
+        pilots = await self._warmth.admit(found)
         warm: list[Beginning] = []
         try:
-            if waited:
-                request = replace(request, warm=True)
             reply = await self._inner.answer(request)
             warm = found
         finally:
