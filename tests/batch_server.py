@@ -57,7 +57,8 @@ class BatchServer(FakeOpenAI):
         ends: how batches end; of one that is `expired` or `cancelled` every second request is done.
         errors: of batches that end as `failed`.
         has_batches: whether there are any.
-        lost: what is done of making a batch before the connection breaks: `nothing`, or `all` but the answer.
+        lost: what is done of making a batch before the connection breaks: `nothing`, or `all` but the answer; with
+            `silence` all is done, and the answer is never sent.
         busy: how many looks after a batch are refused with 429.
         cut: how many files of rows break off in the middle before one is sent whole.
         holds: whether batches stay in progress until `release` is called.
@@ -143,6 +144,8 @@ class BatchServer(FakeOpenAI):
         batch = FakeBatch(f"batch-{len(self.batches)}", wanted["input_file_id"], requests)
         self.batches[batch.id] = batch
         self.on_batch()
+        if lost == "silence":
+            await self._closing.wait()
         return self._broken(request) if lost else web.json_response(batch.to_json())
 
     def _broken(self, request: web.Request) -> web.StreamResponse:

@@ -396,7 +396,7 @@ async def test_wherever_a_run_is_cut_off_it_finds_its_batch_again_and_pays_nothi
 
     cut = asyncio.Event()
     terms = TERMS if place != "gathering" else TERMS.model_copy(update={"collect_s": 5.0})
-    with BatchServer(holds=place in ("made", "noted")) as server:
+    with BatchServer(holds=place == "noted", lost="silence" if place == "made" else "") as server:
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
