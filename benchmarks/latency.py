@@ -9,9 +9,9 @@ and 40 s at p99. They are drawn from the seed, the request and how often this ve
 order of arrival: the same work takes the same time however it is scheduled. The text itself is short; the usage tells
 the length that was drawn. `--time-scale` shrinks all times alike, the pauses of a rate limit too.
 
-Optional: a rate limit (`--requests-per-minute`, of unscaled time; a bucket that holds a tenth of a minute's requests
-and fills evenly; 429 with `Retry-After` in whole seconds and `retry-after-ms`), and a model of prompt caching (`cached`
-of `Server`), whose tokens are not evaluated again.
+With `--requests-per-minute` (of unscaled time) there is a rate limit: a bucket that holds a tenth of a minute's
+requests and fills evenly, and 429 with `retry-after-ms` and `Retry-After` (in whole seconds, as providers give it, and
+so never less than one). Prompts are not cached here; `caching.py` models that, with the times of this module.
 
 The first part of a path names a run: `http://127.0.0.1:PORT/RUN/v1`. Each run has a world, a rate limit and a trace of
 its own, which `GET /RUN/trace` returns. `Served` runs all this in a process of its own.
@@ -35,7 +35,7 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -47,7 +47,6 @@ from makespan import Call
 
 _ITEM = re.compile(r"ITEM-(\d+)")
 Messages = Sequence[Mapping[str, Any]]
-Cached = Callable[[str, Messages], int]  # run, messages -> how many tokens at the beginning of the prompt are cached
 
 _MEDIAN_OUTPUT: Mapping[Role, float] = {
     "policy": 200.0,
@@ -137,7 +136,6 @@ class Server:
         profile: how long calls take.
         world: the settings of `World`.
         requests_per_minute: of unscaled time, for each run; `None` is no limit.
-        cached: a model of prompt caching. It is asked once for every call that is let in, and may remember it.
     """
 
     def __init__(
@@ -146,9 +144,8 @@ class Server:
         *,
         world: Mapping[str, Any],
         requests_per_minute: float | None = None,
-        cached: Cached | None = None,
     ) -> None:
-        self._profile, self._world, self._cached = profile, world, cached
+        self._profile, self._world = profile, world
         self._per_minute = requests_per_minute
         self._runs: dict[str, Run] = {}
 
@@ -158,23 +155,22 @@ class Server:
         app.router.add_get("/{run}/trace", self._trace)
         return app
 
-    def _run(self, name: str) -> Run:
+    def _run(self, name: str, now_s: float) -> Run:
         if name not in self._runs:
             bucket = None
             if self._per_minute:
                 per_s = self._per_minute / 60 / self._profile.time_scale
-                bucket = Bucket(per_s, max(1.0, self._per_minute / 10), time.monotonic())
+                bucket = Bucket(per_s, max(1.0, self._per_minute / 10), now_s)
             self._runs[name] = Run(world=World(**self._world), bucket=bucket)
         return self._runs[name]
 
     async def _trace(self, request: web.Request) -> web.Response:
-        calls = [asdict(call) for call in self._run(request.match_info["run"]).calls]
+        calls = [asdict(call) for call in self._run(request.match_info["run"], time.monotonic()).calls]
         return web.json_response({"calls": calls, "cpu_s": time.process_time()})
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         began_s = time.monotonic()
-        name = request.match_info["run"]
-        run = self._run(name)
+        run = self._run(request.match_info["run"], began_s)
         body = await request.read()
         asked = json.loads(body)
         try:
@@ -194,8 +190,7 @@ class Server:
         key = f"{digest.hex()}/{run.seen[digest]}"
         said = run.world.reply(asked["messages"], key=str(run.seen[digest]))
         prompt_tokens = sum(len(str(message.get("content") or "")) for message in asked["messages"]) // 4
-        cached_tokens = self._cached(name, asked["messages"]) if self._cached else 0
-        intended_s, output_tokens = self._profile.drawn(role, prompt_tokens - cached_tokens, key)
+        intended_s, output_tokens = self._profile.drawn(role, prompt_tokens, key)
         await asyncio.sleep(began_s + intended_s - time.monotonic())
         response = web.json_response(
             {
@@ -208,7 +203,6 @@ class Server:
                     "prompt_tokens": prompt_tokens,
                     "completion_tokens": output_tokens,
                     "total_tokens": prompt_tokens + output_tokens,
-                    "prompt_tokens_details": {"cached_tokens": cached_tokens},
                 },
             }
         )
@@ -222,7 +216,6 @@ class Server:
                 end_s=time.monotonic(),
                 intended_s=intended_s,
                 prompt_tokens=prompt_tokens,
-                cached_tokens=cached_tokens,
                 output_tokens=output_tokens,
             )
         )
@@ -259,8 +252,10 @@ class Served:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._child.stdin is not None
+        assert self._child.stdout is not None
         self._child.stdin.close()
         self._child.wait(timeout=30)
+        self._child.stdout.close()
 
     def trace(self, run: str) -> tuple[list[Call], float]:
         """All calls of a run, refused ones too, and the CPU seconds of the endpoint so far."""

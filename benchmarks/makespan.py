@@ -25,7 +25,7 @@ class Call:
         items: the numbers of the items in its prompt; of a policy call the one that it asks about.
         start_s, end_s: when its request was read, and when its reply was written.
         intended_s: how long it was meant to take.
-        prompt_tokens, cached_tokens, output_tokens: as its usage says. Cached ones are among the prompt's.
+        prompt_tokens, output_tokens: as its usage says.
         status: of HTTP. Only calls with 200 were busy; a refusal takes no time.
     """
 
@@ -35,7 +35,6 @@ class Call:
     end_s: float
     intended_s: float = 0.0
     prompt_tokens: int = 0
-    cached_tokens: int = 0
     output_tokens: int = 0
     status: int = 200
 

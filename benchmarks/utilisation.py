@@ -10,7 +10,9 @@ drawn from the request, so that nobody has better luck. Every program is allowed
 a process of its own, the peers with their own Python, for dspy and tokenprior want different versions of the openai
 package. The parts:
 
-- `large`: tokenprior, one step of `--tasks` x G. Long enough that the slowest calls hide behind the others.
+- `large`: tokenprior, one step of `--tasks` x G. When nothing is left to begin, the longest calls run out: about 8 mean
+  latencies during which slots stand empty, in a step of any size, for lengths cannot be known beforehand. 95% use at 64
+  slots takes a step of about 10,000 calls (1,700 tasks x 5 and a contrast each), if nothing else is lost.
 - `paper`: tokenprior with its `paper` preset, three steps of 100 x 5, each attempt summarised. A step is hardly longer
   than its longest chain of calls, so nobody could fill the slots: read "over bound", not "utilisation".
 - `peers`: the same calls for all, `--epochs` x `--items` x (G + 1); at the defaults that is what SIMBA takes with its
@@ -41,6 +43,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -363,7 +366,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    asked = parser().parse_args()
+    arguments = parser()
+    asked = arguments.parse_args()
+    if asked.peers_python and not shutil.which(asked.peers_python):
+        arguments.error(f"--peers-python: there is no Python at {asked.peers_python}; see the top of --help")
     if asked.child:
         job, url, answer = asked.child
         Path(answer).write_text(json.dumps(asdict(child(Job(**json.loads(job)), url))))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
-from latency import Bucket, Profile, items_of
+from latency import Bucket, Profile, Served, items_of
 from makespan import Call, busy_s, drawn, figures, longest_chain_s, profile, steps
 
 
@@ -118,3 +121,23 @@ def test_an_attempt_is_about_the_last_item_named_and_a_contrast_about_all() -> N
     messages = [{"content": "ITEM-1: which?"}, {"content": "ITEM-2: which?"}, {"content": "ITEM-1: which?"}]
     assert items_of("policy", messages[:2]) == (2,)
     assert items_of("contrast", messages) == (1, 2)
+
+
+def test_the_endpoint_traces_what_it_served_and_what_it_refused() -> None:
+    body = json.dumps({"messages": [{"role": "user", "content": "ITEM-7: which?"}]}).encode()
+
+    def ask(run: str) -> int:
+        with urllib.request.urlopen(f"{served.url}/{run}/v1/chat/completions", body, timeout=30) as reply:
+            return int(json.load(reply)["usage"]["completion_tokens"])
+
+    with Served("--time-scale", "0.0001", "--requests-per-minute", "0.0001") as served:
+        said = ask("one")
+        with pytest.raises(urllib.error.HTTPError, match="429") as refused:
+            ask("one")
+        assert int(refused.value.headers["retry-after"]) >= 1
+        refused.value.close()
+        assert ask("other") == said, "a run has its own limit, and the same request the same length"
+        calls, _ = served.trace("one")
+    assert [(call.status, call.role, call.items) for call in calls] == [(200, "policy", (7,)), (429, "policy", ())]
+    assert calls[0].output_tokens == said
+    assert calls[0].latency_s >= calls[0].intended_s > 0
