@@ -5,11 +5,11 @@
 The world is scripted, and `learn` is the real one. Tasks have pass rates as 56 of banking77 had with a 1.5B model (of
 groups of four 20 were mixed and 23 all-fail: many rates lie near 0 and 1). Each is of one of eight kinds. For every
 kind there is one useful lesson (log-odds +1.5 for tasks of the kind), one harmful one (-1) and three that do nothing. A
-contrast of a mixed group finds the useful lesson with probability `--find`, of an all-fail group with a fifth of that;
-else it writes one of the others, the harmful one with a third of `--find`. With `--evidence` a mixed group with but one
-success or but one failure finds it with half the probability: then attempts that are spared cost something. There is no
-gate, and without `--pairs` all attempts see the whole library. The draws of an attempt depend on seed, task, step and
-index alone, so settings differ in what they do.
+contrast of a mixed group finds the useful lesson with probability `--find`, of an all-fail group with `--all-fail`
+times that; else it writes one of the others, the harmful one with a third of `--find`. With `--evidence` a mixed group
+with but one success or but one failure finds it with half the probability: then attempts that are spared cost
+something. There is no gate, and without `--pairs` all attempts see the whole library. The draws of an attempt depend on
+seed, task, step and index alone, so settings differ in what they do.
 
 How to read it: "after 3 epochs" are totals up to there: rollouts, tokens of all calls, mixed groups and their share,
 useful and harmful lessons in the library; "gain" is the true gain in pass rate of that library over all tasks there
@@ -80,6 +80,7 @@ class Job:
     seed: int
     tasks: int
     find: float
+    all_fail: float
     evidence: bool
     pairs: int
 
@@ -178,7 +179,7 @@ class Scripted:
     def _contrast(self, step: int, task: str) -> str:
         right = sum(self._right[step, task])
         fewer = min(right, len(self._right[step, task]) - right)
-        share = {0: 0.2, 1: 0.5 if self.job.evidence else 1.0}.get(fewer, 1.0)
+        share = {0: self.job.all_fail, 1: 0.5 if self.job.evidence else 1.0}.get(fewer, 1.0)
         rng = random.Random(f"contrast/{self.job.seed}/{task}/{step}")
         found = rng.random() < self.job.find * share
         words = USEFUL if found else HARMFUL if rng.random() < self.job.find / 3 else rng.choice(IDLE)
@@ -275,6 +276,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--tasks", type=int, default=40)
     parser.add_argument("--find", type=float, default=0.06)
+    parser.add_argument(
+        "--all-fail", type=float, default=0.2, help="how well an all-fail group teaches, to a mixed one"
+    )
     parser.add_argument("--evidence", action="store_true", help="groups with one odd attempt teach half as well")
     parser.add_argument("--pairs", type=int, default=0, help="inclusion_pairs; 1 is the product's default")
     parser.add_argument("--only", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
@@ -294,6 +298,7 @@ def main() -> None:
                     seed=seed,
                     tasks=arguments.tasks,
                     find=arguments.find,
+                    all_fail=arguments.all_fail,
                     evidence=arguments.evidence,
                     pairs=arguments.pairs,
                 )
