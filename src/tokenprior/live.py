@@ -213,24 +213,25 @@ def actors(config: Config, model: Model | None, ledger: ToolLedger) -> Actors:
     Raises:
         MissingExtra: Ray is not installed.
     """
-    from tokenprior.agents.ray import Actors, MakeActor, connected, require_ray
+    from tokenprior.agents.ray import Actors, Cluster, MakeActor, connected, require_ray
 
     settings = config.workers
     assert settings is not None
     require_ray()
+    folder, sent = config.folder.resolve(), settings.send_folder
 
-    async def start(stack: AsyncExitStack) -> tuple[MakeActor, int]:
+    async def start(cluster: Cluster, stack: AsyncExitStack) -> tuple[MakeActor, int]:
         from tokenprior.models.desk import Desk
         from tokenprior.worker import Worker
 
-        folder, sent = config.folder.resolve(), settings.send_folder
-        cluster = stack.enter_context(connected(settings.address, folder=folder if sent else None))
+        # Closed before the actors are: what is asked for while they end would be paid for and not used.
         desk = await stack.enter_async_context(Desk(model, ledger, host=settings.host or cluster.host))
         there = config.model_copy(update={"folder": Path() if sent else folder})
         arguments = (there, (desk.address, desk.token), model.name if model else "")
         return cluster.maker(Worker, arguments, room=settings.attempts), settings.actors or max(1, cluster.cpus)
 
-    return Actors(start, room=settings.attempts, patience_s=settings.patience_s)
+    cluster = connected(settings.address, folder=folder if sent else None)
+    return Actors(cluster, start, room=settings.attempts, patience_s=settings.patience_s)
 
 
 def code_of_agent(config: Config, tools: Sequence[Tool]) -> list[object]:

@@ -20,11 +20,11 @@ import os
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tokenprior.agents.base import Agent
 from tokenprior.errors import ConfigError, MissingExtra, TokenpriorError
@@ -105,17 +105,23 @@ class Actors:
     """The actors of a run. Use as an async context manager; nothing is started before the first attempt.
 
     Args:
-        start: connects to Ray; gives what makes an actor with the methods `ready`, `attempt` and `close` of a `Worker`,
-            and how many of them there are to be. What it puts on the stack is closed after the actors.
+        cluster: is connected before the actors and left after them; see `connected`.
+        start: gives what makes an actor with the methods `ready`, `attempt` and `close` of a `Worker`, and how many of
+            them there are to be. What it puts on the stack is closed before the actors.
         room: attempts that are on one actor at once.
         patience_s: how long a run waits while there is no actor at all.
     """
 
     def __init__(
-        self, start: Callable[[AsyncExitStack], Awaitable[tuple[MakeActor, int]]], *, room: int, patience_s: float
+        self,
+        cluster: AbstractContextManager[Cluster],
+        start: Callable[[Cluster, AsyncExitStack], Awaitable[tuple[MakeActor, int]]],
+        *,
+        room: int,
+        patience_s: float,
     ) -> None:
-        self._start, self._room, self._patience_s = start, room, patience_s
-        self._starting, self._stack = asyncio.Lock(), AsyncExitStack()
+        self._cluster, self._start, self._room, self._patience_s = cluster, start, room, patience_s
+        self._starting, self._before, self._after = asyncio.Lock(), AsyncExitStack(), AsyncExitStack()
         self._keeping: list[asyncio.Task[None]] = []
         self._workers: dict[_Worker, None] = {}
         self._open: dict[_Worker, None] = {}  # those with room; who got an attempt last stands at the end
@@ -130,12 +136,13 @@ class Actors:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        for keeping in self._keeping:
-            keeping.cancel()
-        await asyncio.gather(*self._keeping, return_exceptions=True)
-        await self._stack.aclose()
+        async with self._after:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            await self._before.aclose()
+            for keeping in self._keeping:
+                keeping.cancel()
+            await asyncio.gather(*self._keeping, return_exceptions=True)
 
     async def attempt(self, *what: Any) -> Rollout:
         """What an actor's `attempt` gives.
@@ -146,7 +153,7 @@ class Actors:
         """
         async with self._starting:
             if not self._keeping:
-                make, count = await self._start(self._stack)
+                make, count = await self._start(self._after.enter_context(self._cluster), self._before)
                 self._missing()
                 self._keeping = [asyncio.ensure_future(self._keep(make)) for _ in range(count)]
         lost: list[str] = []
@@ -350,6 +357,7 @@ def connected(address: str, *, folder: Path | None = None) -> Iterator[Cluster]:
 
     ours = not ray.is_initialized()
     if ours:
+        _require_answer(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
         options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
         if folder:
             options["runtime_env"] = {"working_dir": str(folder), "excludes": NOT_SENT}
@@ -367,11 +375,23 @@ def connected(address: str, *, folder: Path | None = None) -> Iterator[Cluster]:
             "workers.send_folder: this program is connected to Ray already, and it can be sent only before"
         )
     try:
-        resources: Any = ray.cluster_resources
-        yield Cluster(host=_own_address(address), cpus=int(resources().get("CPU", 0)))
+        resources = cast("Any", ray.cluster_resources)()
+        yield Cluster(host=_own_address(address), cpus=int(resources.get("CPU", 0)))
     finally:
         if ours:
             ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Where nobody listens, Ray itself would look for minutes, and hear no signal meanwhile."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
+    except OSError as error:
+        words = f"nobody answers: {error.strerror or error}"
+        raise ConfigError(f"workers.address {redact(address)!r}: no Ray cluster can be used there: {words}") from error
 
 
 def _own_address(address: str) -> str:
@@ -380,8 +400,8 @@ def _own_address(address: str) -> str:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not address.startswith("ray://"):
         context: Any = ray.get_runtime_context()
-        here = context.get_node_id()
-        return next(str(node["NodeManagerAddress"]) for node in ray.nodes() if node["NodeID"] == here)
+        here, nodes = context.get_node_id(), cast("Any", ray.nodes)()
+        return next(str(node["NodeManagerAddress"]) for node in nodes if node["NodeID"] == here)
     # This machine is not of the cluster. Nothing is sent: it only shows by which of our addresses it is reached.
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as looking:
         looking.connect((host.strip("[]"), int(port)))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -132,8 +131,7 @@ class Line:
     async def _drop(self) -> None:
         if self._hearing is not None:
             self._hearing.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._hearing
+            await asyncio.wait([self._hearing])  # awaited itself, it would swallow a cancellation of ours
         self._hearing = self._socket = None
 
 
