@@ -189,7 +189,10 @@ async def test_a_model_without_openais_form_is_told_when_it_is_opened(
 ) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-not-a-key-1")
     name = "anthropic:claude-haiku-4-5"
-    with pytest.raises(ConfigError, match=r"endpoint.batch needs an endpoint that speaks OpenAI's chat completions"):
+    with pytest.raises(
+        ConfigError,
+        match=r"unless its models leave this one out, needs an endpoint that speaks OpenAI's chat completions",
+    ):
         await check_name(name, EndpointSettings(batch=TERMS))
     others = TERMS.model_copy(update={"models": ("openai:gpt-5-mini",)})
     await check_name(name, EndpointSettings(batch=others))

@@ -258,7 +258,7 @@ def batch_api(name: str, settings: EndpointSettings, *, by_program: bool = False
     if "://" in name:
         base_url, model, key = address_of(name, settings.key_variable)
     else:
-        base_url, key = _provider_address(name, "endpoint.batch needs")
+        base_url, key = _provider_address(name, "endpoint.batch, unless its models leave this one out, needs")
         model = name.partition(":")[2]
         schema = name.startswith("openai") if schema is None else schema
     return BatchApi(name, base_url=base_url, model=model, key=key, json_schema=bool(schema), by_program=by_program)
