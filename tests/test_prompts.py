@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import takewhile
+from pathlib import Path
 
 import pytest
 
+import world
 from tokenprior.advantage import Lesson
 from tokenprior.experience import Experience
+from tokenprior.learn import learn
 from tokenprior.library import Library
 from tokenprior.models.scripted import ScriptedModel
 from tokenprior.prompts import contrast, joint, revise, shown, summary
 from tokenprior.reward import Reward
 from tokenprior.rollout import Message, Rollout
+from tokenprior.store import open_store
 from tokenprior.task import Task
 from tokenprior.verifiers.judge import Judge
 
@@ -103,3 +107,26 @@ async def test_judgements_share_the_rubric_and_those_of_one_task_the_task_and_it
     assert "ONE" in shared(first, second)
     assert "Kindness." in shared(first, other)
     assert first[0] == other[0]
+
+
+async def test_in_a_run_all_contrasts_of_a_step_and_all_its_attempts_have_one_system_message(tmp_path: Path) -> None:
+    model = ScriptedModel(world.both)
+    with open_store(tmp_path / "s.db") as store:
+        record = store.open_run("p-1", name="p", kind="learn", config={})
+        await learn(
+            world.tasks(12),
+            agent=world.agent(model),
+            verifier=world.SmallLetters(),
+            model=model,
+            record=record,
+            config=world.config(),
+            start=LIBRARY,
+        )
+        record.close("done")
+    systems: dict[tuple[str, int], set[str]] = {}
+    for request in model.requests:
+        if request.key.phase in ("rollout", "contrast"):
+            systems.setdefault((request.key.phase, request.key.step), set()).add(request.messages[0].content)
+    assert len([place for place in systems if place[0] == "contrast"]) > 1, "several steps have something to compare"
+    assert {len(words) for words in systems.values()} == {1}
+    assert all(shown.lessons(LIBRARY) in words for found in systems.values() for words in found)
