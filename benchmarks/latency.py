@@ -126,7 +126,7 @@ class Run:
     world: World
     bucket: Bucket | None
     calls: list[Call] = field(default_factory=list)
-    seen: Counter[bytes] = field(default_factory=Counter)
+    seen: Counter[str] = field(default_factory=Counter)
 
 
 class Server:
@@ -178,16 +178,16 @@ class Server:
         except ValueError as problem:
             run.calls.append(Call(role="unknown", start_s=began_s, end_s=time.monotonic(), status=400))
             return web.json_response({"error": {"message": str(problem), "type": "invalid_request_error"}}, status=400)
+        digest = hashlib.sha256(body).hexdigest()[:16]
         if run.bucket is not None and (wait_s := run.bucket.take(began_s)):
-            run.calls.append(Call(role=role, start_s=began_s, end_s=time.monotonic(), status=429))
+            run.calls.append(Call(role=role, start_s=began_s, end_s=time.monotonic(), request=digest, status=429))
             return web.json_response(
                 {"error": {"message": "Rate limit reached for requests", "type": "requests"}},
                 status=429,
                 headers={"retry-after": str(math.ceil(wait_s)), "retry-after-ms": str(math.ceil(wait_s * 1000))},
             )
-        digest = hashlib.sha256(body).digest()
         run.seen[digest] += 1
-        key = f"{digest.hex()}/{run.seen[digest]}"
+        key = f"{digest}/{run.seen[digest]}"
         said = run.world.reply(asked["messages"], key=str(run.seen[digest]))
         prompt_tokens = sum(len(str(message.get("content") or "")) for message in asked["messages"]) // 4
         intended_s, output_tokens = self._profile.drawn(role, prompt_tokens, key)
@@ -217,6 +217,7 @@ class Server:
                 intended_s=intended_s,
                 prompt_tokens=prompt_tokens,
                 output_tokens=output_tokens,
+                request=digest,
             )
         )
         return response

@@ -26,6 +26,7 @@ class Call:
         start_s, end_s: when its request was read, and when its reply was written.
         intended_s: how long it was meant to take.
         prompt_tokens, output_tokens: as its usage says.
+        request: the same for requests of the same bytes.
         status: of HTTP. Only calls with 200 were busy; a refusal takes no time.
     """
 
@@ -36,6 +37,7 @@ class Call:
     intended_s: float = 0.0
     prompt_tokens: int = 0
     output_tokens: int = 0
+    request: str = ""
     status: int = 200
 
     @property
@@ -156,6 +158,15 @@ def steps(calls: Iterable[Call], practice: Collection[int]) -> list[Window]:
             windows.append(span(of_step))
         before = ended
     return windows
+
+
+def given_up(calls: Iterable[Call]) -> int:
+    """Requests of which the last answer was a refusal: nobody asked again. At least so many attempts were lost, for of
+    several attempts of the same bytes one is counted."""
+    last: dict[str, int] = {}
+    for call in sorted(calls, key=lambda call: call.start_s):
+        last[call.request] = call.status
+    return sum(status == 429 for status in last.values())
 
 
 def profile(calls: Iterable[Call], within: Window, columns: int = 40) -> list[float]:

@@ -30,15 +30,14 @@ for each other (see `makespan.longest_chain_s`; for the peers it takes every lea
 to them), "over bound" the makespan over it. "CPU" and "memory" are those of the program's own process, without its
 imports, and its peak. A "step" line is the part from the first attempt to the last call before the library update.
 The bars are concurrency over time, 40 columns; a full one means that all slots are in use. Under a rate limit they are
-calls that began and were not refused; a full one is the allowed rate. "429s" are refusals, "lost" attempts that failed
-for good, where the program counts them.
+calls that began and were not refused; a full one is the allowed rate. "429s" are refusals, "given up" requests that
+were refused and not sent again.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import json
 import os
 import platform
@@ -48,15 +47,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from endpoint import SEED_INSTRUCTION, item
 from latency import Served, added
-from makespan import Call, Figures, drawn, figures, profile, served, span, starts, steps
+from makespan import Call, Figures, drawn, figures, given_up, profile, served, span, starts, steps
 
 GATE_ITEM = 100_000  # the number of the first item of the gate
 BARRIERS = {"tokenprior": ("revise",)}
@@ -106,20 +105,18 @@ class Told:
     """What a child says of itself.
 
     Attributes:
-        failed: attempts that ended in a failure for good, if the program counts them.
         error: what it raised, or `None`.
         cpu_s: of its process, from when everything was imported.
         peak_mb: of its process, imports included.
     """
 
-    failed: int | None
     error: str | None
     cpu_s: float
     peak_mb: float
 
 
-async def learned(job: Job, url: str) -> int:
-    """tokenprior as a session connects it: real client, budget, ledger and a store on disk. Returns failed attempts."""
+async def learned(job: Job, url: str) -> None:
+    """tokenprior as a session connects it: real client, budget, ledger and a store on disk."""
     from tokenprior.agents.chat import ChatAgent
     from tokenprior.config import LearnConfig
     from tokenprior.endpoint_settings import EndpointSettings
@@ -143,7 +140,7 @@ async def learned(job: Job, url: str) -> int:
         async with connections:
             model = await connections.model(f"{url}#world")
             agent = ChatAgent(model=model, instructions=SEED_INSTRUCTION, max_tokens=4_000)
-            result = await learn(
+            await learn(
                 tasks(0, job.items),
                 agent=agent,
                 verifier=make_verifier({"kind": "exact"}),
@@ -153,7 +150,6 @@ async def learned(job: Job, url: str) -> int:
                 gate=Gate(tasks=tasks(GATE_ITEM, job.gate_tasks), agent=agent) if job.gate_tasks else None,
             )
         record.close("done")
-    return sum(sum(step["failed"].values()) for step in result.steps)
 
 
 def optimised(job: Job, url: str) -> None:
@@ -189,17 +185,16 @@ def child(job: Job, url: str) -> Told:
 
         peers.prepare()
         import gepa  # noqa: F401
-    failed, error = None, None
+    error = None
     before_s = time.process_time()
     try:
         if job.library == "tokenprior":
-            failed = asyncio.run(learned(job, url))
+            asyncio.run(learned(job, url))
         else:
             optimised(job, url)
     except Exception as raised:  # whatever a library raises is a result of its run
         error = f"{type(raised).__name__}: {raised}"[:300]
     return Told(
-        failed=failed,
         error=error,
         cpu_s=time.process_time() - before_s,
         peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -225,7 +220,7 @@ def summary(job: Job, calls: Sequence[Call]) -> dict[str, Any]:
     """What a trace says of a job."""
     known = served(calls)
     if not known:
-        return {"lines": [], "refused": len(calls), "served": 0}
+        return {"lines": [], "given_up": given_up(calls), "refused": len(calls), "served": 0}
     whole = figures(known, slots=job.slots, barriers=job.barriers)
     lines = [_line(job.name, whole, known, span(known), job)]
     windows = steps(known, range(job.items)) if job.library == "tokenprior" else []
@@ -235,6 +230,7 @@ def summary(job: Job, calls: Sequence[Call]) -> dict[str, Any]:
     return {
         "lines": lines,
         "served": len(known),
+        "given_up": given_up(calls),
         "refused": sum(call.status == 429 for call in calls),
         "unknown": sum(call.status == 400 for call in calls),
         "prompt_tokens": sum(call.prompt_tokens for call in known),
@@ -310,12 +306,12 @@ def rate_table(records: Iterable[dict[str, Any]], per_s: float) -> str:
         per_s: requests that were allowed, in the time of the trace.
     """
     text = [
-        f"{'':<17} {'calls':>6} {'makespan':>9} {'a second':>8} {'of allowed':>10} {'429s':>6} {'lost':>5}  "
+        f"{'':<17} {'calls':>6} {'makespan':>9} {'a second':>8} {'of allowed':>10} {'429s':>6} {'given up':>8}  "
         "calls begun over time"
     ]
     for record in records:
         told = record["told"]
-        own = f"{record['refused']:>6} {'-' if told['failed'] is None else told['failed']:>5}"
+        own = f"{record['refused']:>6} {record['given_up']:>8}"
         for line in record["lines"]:
             rate = line["calls"] / line["makespan_s"]
             text.append(
@@ -328,7 +324,8 @@ def rate_table(records: Iterable[dict[str, Any]], per_s: float) -> str:
     return "\n".join(text)
 
 
-def show(records: Sequence[dict[str, Any]]) -> None:
+def show(records: Iterable[dict[str, Any]]) -> None:
+    records = sorted(records, key=lambda record: (record["job"]["library"] != "tokenprior", record["job"]["name"]))
     for part in PARTS:
         if not (of_part := [record for record in records if record["job"]["part"] == part]):
             continue
@@ -394,7 +391,12 @@ def main() -> None:
             record = run(job, limited if job.part == "rate" else free, python)
             return record | {"allowed_per_s": asked.requests_per_minute / 60 / asked.time_scale}
 
-        for record in itertools.chain(map(one, ours), pool.map(one, others)):
+        def ended() -> Iterator[dict[str, Any]]:
+            yield from map(one, ours)
+            for done in as_completed([pool.submit(one, job) for job in others]):
+                yield done.result()
+
+        for record in ended():
             records.append(record)
             print(
                 f"{record['run']}: {record['served']} calls, mean {record.get('mean_s', 0):.2f} s, longest "

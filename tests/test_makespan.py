@@ -6,6 +6,7 @@ import json
 import sys
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
 from latency import Bucket, Profile, Served, items_of
-from makespan import Call, busy_s, drawn, figures, longest_chain_s, profile, steps
+from makespan import Call, busy_s, drawn, figures, given_up, longest_chain_s, profile, steps
 
 
 def call(role: str, start: float, end: float, *items: int, status: int = 200) -> Call:
@@ -39,6 +40,13 @@ def test_work_spread_over_the_slots_bounds_the_makespan_where_no_chain_does() ->
 def test_refused_calls_are_not_busy() -> None:
     made = figures([call("policy", 0, 2, 1), call("policy", 2, 9, 1, status=429)], slots=1, barriers=())
     assert (made.calls, made.makespan_s, made.utilisation) == (1, 2.0, 1.0)
+
+
+def test_a_refused_request_is_given_up_where_nobody_asked_again() -> None:
+    again, never = call("policy", 0, 0, status=429), call("policy", 1, 1, status=429)
+    calls = [replace(again, request="a"), replace(never, request="b"), replace(call("policy", 5, 6, 1), request="a")]
+    assert given_up(calls) == 1
+    assert given_up(calls[:1] * 3) == 1, "tries of one request"
 
 
 def test_windows_take_parts_of_calls_and_add_up_to_the_whole() -> None:
