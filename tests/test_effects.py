@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,7 @@ from tokenprior.operation import Add, Delete, Keep, Merge, Modify
 from tokenprior.practise import group_priors
 from tokenprior.reward import Reward
 from tokenprior.rollout import Rollout
-from tokenprior.store import open_store
+from tokenprior.store import codec, open_store
 from tokenprior.task import Task
 
 pytestmark = pytest.mark.anyio
@@ -447,3 +448,15 @@ def test_new_words_are_not_measured_by_what_was_seen_of_old_ones() -> None:
         hurting += sum(effect.hurts for effect in found.values())
     assert told == 900
     assert hurting / told < 0.045
+
+
+def test_observations_are_kept_with_each_part_written_once_and_those_of_before_are_read() -> None:
+    whole, part = frozenset({"a", "b"}), frozenset({"a"})
+    seen = tuple(
+        Observation(task=f"t{n}", step=2, attempts=((whole, 1.0), (part, 0.5), (whole, 0.0))) for n in range(2)
+    )
+    kept = codec.observations_to_json(seen)
+    assert kept["parts"] == [["a", "b"], ["a"]]
+    assert codec.observations_from_json(json.loads(codec.dumps(kept))) == seen
+    before = [[one.task, 2, [[sorted(included), reward] for included, reward in one.attempts]] for one in seen]
+    assert codec.observations_from_json(before) == seen

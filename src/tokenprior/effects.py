@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from operator import mul
 
 from tokenprior.experience import Effect
 from tokenprior.group import Group
@@ -59,10 +60,12 @@ def halves(ids: Sequence[str], *, row: int, seed: str) -> tuple[frozenset[str], 
 def observed(groups: Iterable[Group], library: Library, step: int) -> tuple[Observation, ...]:
     """The groups of a step in which scored attempts saw different parts of a library."""
     found: list[Observation] = []
+    parts: dict[tuple[str, ...], frozenset[str]] = {}  # few for many attempts, and each in memory once
     for group in groups:
-        attempts = tuple(
-            (frozenset(library[i].key for i in r.included), w.value) for r, w in group.scored if w.value is not None
-        )
+        seen = [(rollout.included, reward.value) for rollout, reward in group.scored if reward.value is not None]
+        for ids in {ids for ids, _ in seen} - parts.keys():
+            parts[ids] = frozenset(library[i].key for i in ids)
+        attempts = tuple((parts[ids], value) for ids, value in seen)
         if len({included for included, _ in attempts}) > 1:
             found.append(Observation(task=group.task.id, step=step, attempts=attempts))
     return tuple(found)
@@ -85,8 +88,13 @@ def estimate(observations: Sequence[Observation], keys: Collection[str]) -> dict
         Effects by key; without those that never varied, that always came and went with another, or that varied at fewer
         than `ENOUGH` tasks more than there are such experiences. Intervals are not corrected for their number.
     """
+    # There are few designs, however many groups have them: what hangs on the design alone is worked out once.
+    designs: dict[_Design, list[Observation]] = {}
+    for one in observations:
+        designs.setdefault(tuple(included for included, _ in one.attempts), []).append(one)
     varying = {
-        key: [o for o in observations if len({key in included for included, _ in o.attempts}) > 1] for key in keys
+        key: [o for design, of in designs.items() if len({key in part for part in design}) > 1 for o in of]
+        for key in keys
     }
     varied = [key for key, seen in varying.items() if seen]
     told = {key: len({o.task for o in varying[key]}) - len(varied) for key in varied}  # degrees of freedom
@@ -94,20 +102,15 @@ def estimate(observations: Sequence[Observation], keys: Collection[str]) -> dict
         return {}
     # A group in which none of them varied says nothing of them, and must not count as if it did.
     known = frozenset(varied)
-    rows = _centred([o for o in observations if len({included & known for included, _ in o.attempts}) > 1], varied)
-    tasks = sorted({task for task, _, _ in rows})
-    inverse = _inverse([[sum(x[i] * x[j] for _, x, _ in rows) for j in varied] for i in varied])
-    moments = [sum(x[i] * y for _, x, y in rows) for i in varied]
-    means = [sum(a * b for a, b in zip(line, moments, strict=True)) for line in inverse]
-    scores = {task: [0.0] * len(varied) for task in tasks}
-    for task, x, y in rows:
-        residual = y - sum(mean * x[i] for i, mean in zip(varied, means, strict=True))
-        for place, i in enumerate(varied):
-            scores[task][place] += residual * x[i]
+    blocks = [
+        (_centred(design, varied), of) for design, of in designs.items() if len({part & known for part in design}) > 1
+    ]
+    inverse, means = _fitted(blocks, len(varied))
+    scores = _scores(blocks, means)
     made: dict[str, tuple[float, float]] = {}
     for place, i in enumerate(varied):
         line = inverse[place]
-        variance = sum(sum(a * b for a, b in zip(line, score, strict=True)) ** 2 for score in scores.values())
+        variance = sum(sum(map(mul, line, score)) ** 2 for score in scores.values())
         if line[place] < _ALIASED and told[i] >= ENOUGH:
             # Residuals are smaller than the noise by what was fitted to it.
             made[i] = (means[place], (variance * (told[i] + len(varied)) / told[i]) ** 0.5)
@@ -135,17 +138,47 @@ def _round(value: float) -> float:
     return round(value, 9) + 0.0
 
 
-def _centred(observations: Sequence[Observation], keys: Collection[str]) -> list[tuple[str, dict[str, float], float]]:
-    """For each attempt its task, its inclusion of each key less the group's share of it, its reward less the mean."""
-    rows: list[tuple[str, dict[str, float], float]] = []
-    for one in observations:
-        count = len(one.attempts)
-        mean = sum(reward for _, reward in one.attempts) / count
-        share = {key: sum(key in included for included, _ in one.attempts) / count for key in keys}
-        rows += [
-            (one.task, {key: (key in included) - share[key] for key in keys}, y - mean) for included, y in one.attempts
-        ]
-    return rows
+_Design = tuple[frozenset[str], ...]  # what each attempt of a group saw
+_Block = tuple[list[list[float]], list[Observation]]  # the centred rows of a design, and the groups that have it
+
+
+def _centred(design: _Design, keys: Sequence[str]) -> list[list[float]]:
+    """For each attempt its inclusion of each key, less the group's share of it."""
+    shares = [sum(key in part for part in design) / len(design) for key in keys]
+    return [[(key in part) - share for key, share in zip(keys, shares, strict=True)] for part in design]
+
+
+def _centred_rewards(one: Observation) -> list[float]:
+    mean = sum(reward for _, reward in one.attempts) / len(one.attempts)
+    return [reward - mean for _, reward in one.attempts]
+
+
+def _fitted(blocks: Iterable[_Block], size: int) -> tuple[list[list[float]], list[float]]:
+    """The inverse of the sums of squares and products, and the least-squares estimates."""
+    squares = [[0.0] * size for _ in range(size)]
+    moments = [0.0] * size
+    for rows, of in blocks:
+        rewards = [sum(at_place) for at_place in zip(*map(_centred_rewards, of), strict=True)]
+        for row, reward in zip(rows, rewards, strict=True):
+            for i, value in enumerate(row):
+                weight = len(of) * value
+                squares[i] = [so_far + weight * other for so_far, other in zip(squares[i], row, strict=True)]
+                moments[i] += value * reward
+    inverse = _inverse(squares)
+    return inverse, [sum(map(mul, line, moments)) for line in inverse]
+
+
+def _scores(blocks: Iterable[_Block], means: Sequence[float]) -> dict[str, list[float]]:
+    """For each task the sums of residuals times rows."""
+    scores: dict[str, list[float]] = {}
+    for rows, of in blocks:
+        expected = [sum(map(mul, means, row)) for row in rows]
+        for one in of:
+            score = scores.setdefault(one.task, [0.0] * len(means))
+            for row, reward, mean in zip(rows, _centred_rewards(one), expected, strict=True):
+                residual = reward - mean
+                score[:] = [so_far + residual * value for so_far, value in zip(score, row, strict=True)]
+    return scores
 
 
 _RIDGE = 1e-9  # keeps the inverse finite where two experiences always came and went together ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenprior.advantage import Advantage
@@ -114,14 +114,31 @@ def figures_of(rollout: Mapping[str, Any], reward: Mapping[str, Any] | None) -> 
     return value, f"unscored: {plain(reward['reason']).split(':', 1)[0]}"[:MOST_TROUBLE] if value is None else None
 
 
-def observation_to_json(one: Observation) -> list[Any]:
-    return [one.task, one.step, [[sorted(included), reward] for included, reward in one.attempts]]
+def observations_to_json(observations: Sequence[Observation]) -> dict[str, Any]:
+    """What attempts saw stands once for all that saw it: there are few different parts of a library."""
+    parts = list(dict.fromkeys(included for one in observations for included, _ in one.attempts))
+    number = {included: place for place, included in enumerate(parts)}
+    return {
+        "parts": [sorted(included) for included in parts],
+        "groups": [
+            [one.task, one.step, [[number[included], reward] for included, reward in one.attempts]]
+            for one in observations
+        ],
+    }
 
 
-def observation_from_json(value: list[Any]) -> Observation:
-    task, step, attempts = value
-    return Observation(
-        task=task, step=step, attempts=tuple((frozenset(included), reward) for included, reward in attempts)
+def observations_from_json(value: dict[str, Any] | list[Any]) -> tuple[Observation, ...]:
+    if isinstance(value, list):  # as it was before: each attempt with all that it saw
+        return tuple(
+            Observation(
+                task=task, step=step, attempts=tuple((frozenset(included), reward) for included, reward in attempts)
+            )
+            for task, step, attempts in value
+        )
+    parts = [frozenset(included) for included in value["parts"]]
+    return tuple(
+        Observation(task=task, step=step, attempts=tuple((parts[place], reward) for place, reward in attempts))
+        for task, step, attempts in value["groups"]
     )
 
 

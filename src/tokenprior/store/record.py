@@ -203,7 +203,7 @@ class RunStore(CallLedger):
                 "report": codec.dumps(end.report),
                 "shipped_version": end.shipped.version,
                 "shipped": codec.dumps(end.shipped.to_json()),
-                "observations": codec.dumps([codec.observation_to_json(one) for one in end.observations]),
+                "observations": codec.dumps(codec.observations_to_json(end.observations)),
             }
             put(connection, schema.steps, at, values)
             for sequence, (operation, outcome, reason) in enumerate(outcomes):
@@ -236,7 +236,7 @@ class RunStore(CallLedger):
         return StepEnd(
             library=Library.from_json(json.loads(found.library)),
             shipped=Library.from_json(json.loads(found.shipped)),
-            observations=tuple(codec.observation_from_json(one) for one in json.loads(found.observations)),
+            observations=codec.observations_from_json(json.loads(found.observations)),
             report=json.loads(found.report),
         )
 
