@@ -5,14 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
 from aiohttp import web
 
 from fake_openai import FakeOpenAI, completion
+from one_answer import answering
 from tokenprior.errors import ConfigError
 from tokenprior.models.base import CallFailed, CallKey, Request
 from tokenprior.models.forward import LARGE_BYTES, ForwardModel
@@ -24,18 +23,6 @@ REQUEST = Request(
     key=CallKey(phase="rollout"), messages=(Message(role="user", content="Repeat: amber"),), timeout_s=20.0
 )
 FINE = completion("fine", {"messages": [], "model": "m"})
-
-
-@asynccontextmanager
-async def answering(handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
-    """A server that does one thing with every request; its address."""
-    runner = web.ServerRunner(web.Server(handle))
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
 
 
 async def answer(address: str, request: Request = REQUEST) -> str:

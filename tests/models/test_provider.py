@@ -10,12 +10,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import Any
 
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fake_openai import EMPTY, FAULTS, FINAL, PASSING, RATE_LIMITS, REFUSED, FakeOpenAI
+from fake_openai import EMPTY, FAULTS, FINAL, PASSING, RATE_LIMITS, REFUSED, FakeOpenAI, completion
+from one_answer import answering
 from tokenprior.errors import ConfigError, ModelError
 from tokenprior.models.base import CallFailed, CallKey, Model, Request, retry_after_s
 from tokenprior.models.forward import ForwardModel
@@ -50,11 +53,12 @@ async def closing(model: ForwardModel | ProviderModel) -> AsyncIterator[Model]:
 def opened(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Opened:
     """Opens a server in each of the two ways."""
 
-    def open_it(server: FakeOpenAI, *, json_schema: bool = False) -> AbstractAsyncContextManager[Model]:
+    def open_it(server: FakeOpenAI | str, *, json_schema: bool = False) -> AbstractAsyncContextManager[Model]:
+        url = server if isinstance(server, str) else server.url
         if request.param == "address":
-            return closing(ForwardModel.at(server.model, json_schema=json_schema))
+            return closing(ForwardModel.at(f"{url}#fake", json_schema=json_schema))
         monkeypatch.setenv("OPENAI_API_KEY", os.environ.get("TOKENPRIOR_API_KEY", KEY))
-        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_BASE_URL", url)
         return closing(ProviderModel("openai-chat:gpt-4o-mini", json_schema=json_schema))
 
     return open_it
@@ -236,6 +240,40 @@ async def test_a_schema_is_sent_only_where_the_endpoint_can_be_held_to_it(opened
         assert held["response_format"]["json_schema"]["schema"]["properties"] == schema["properties"]
     else:
         assert "response_format" not in held
+
+
+async def test_calls_of_tools_go_there_and_back_with_the_reasoning_before_them(opened: Opened) -> None:
+    function = {"name": "look", "arguments": '{"what": "it"}'}
+    call = {"id": "c7", "type": "function", "function": function}
+    message = {"role": "assistant", "content": None, "reasoning_content": "Hm.", "tool_calls": [call]}
+    bodies: list[dict[str, Any]] = []
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        bodies.append(json.loads(await request.content.read()))
+        said = completion("", {"messages": [], "model": "m"}, "tool_calls")
+        return web.json_response(said | {"choices": [said["choices"][0] | {"message": message}]})
+
+    parameters = {"type": "object", "properties": {"what": {"type": "string"}}, "required": ["what"]}
+    tool = {"name": "look", "description": "Looks.", "parameters": parameters | {"additionalProperties": False}}
+    picture = Message(role="user", content="See:", images=("https://x.example/a.png", "data:image/png;base64,iVBORw=="))
+    async with answering(handle) as url, opened(f"{url}/v1") as model:
+        first = replace(REQUEST, messages=(REQUEST.messages[0], picture), tools=(tool,), stop=("END",))
+        reply = await model.answer(first)
+        result = Message(role="tool", content="nothing", answers="c7")
+        await model.answer(replace(first, messages=(*first.messages, reply.message, result)))
+    assert [(one.id, one.name, json.loads(one.arguments)) for one in reply.tool_calls] == [
+        ("c7", "look", {"what": "it"})
+    ]
+    asked, again = bodies
+    assert asked["stop"] == ["END"]
+    assert asked["tools"] == [{"type": "function", "function": tool | {"strict": True}}]
+    texts = [part.get("text") or part["image_url"]["url"] for part in asked["messages"][1]["content"]]
+    assert texts == ["See:", *picture.images]
+    sent = again["messages"][2]
+    assert (sent["role"], sent["content"], sent["reasoning_content"]) == ("assistant", None, "Hm.")
+    assert [one["id"] for one in sent["tool_calls"]] == ["c7"]
+    assert json.loads(sent["tool_calls"][0]["function"]["arguments"]) == {"what": "it"}
+    assert again["messages"][3] == {"role": "tool", "tool_call_id": "c7", "content": "nothing"}
 
 
 @pytest.mark.parametrize("fault", [*RATE_LIMITS, "500", *REFUSED, *FINAL])
