@@ -276,10 +276,14 @@ def _mark(store: Store, run: str, detail: str) -> None:
 
 
 def _natural(table: sa.Table) -> list[sa.Column[Any]]:
-    """What names a row in every store, in the order of an index."""
+    """What names a row of a run in every store, in the order of an index.
+
+    The run itself is not in it: of a comparison that begins with it SQLite would read all rows of the run each time.
+    """
     if table is schema.calls:
-        return [table.c[name] for name in ("run", "key", "request_hash", "attempt")]
-    return list(table.primary_key.columns)
+        return [table.c[name] for name in ("key", "request_hash", "attempt")]
+    key = list(table.primary_key.columns)
+    return [column for column in key if column.name != "run"] or key
 
 
 def _key(table: sa.Table, row: Row) -> Key:
@@ -337,7 +341,7 @@ def _carried(row: Row, table: sa.Table | None = None) -> Row:
 
 def _copy(source: Store, target: Store, table: sa.Table, run: str) -> None:
     # Calls in the order in which they were made, for they are numbered anew.
-    order = [table.c.run, table.c.id] if table is schema.calls else None
+    order = [table.c.id] if table is schema.calls else None
     for rows in _pages(source, table, run, order):
         carried = [_carried(row, table) for row in rows]
         target.writer.run_now(partial(_insert, table=table, rows=carried))
