@@ -15,7 +15,7 @@ barriers; the library behind the problem in the user message, and so again in ev
 attempt there begins with its prompt; fixed words of its lengths first, in the system message. Nobody's words are in it.
 tokenprior runs as a session connects it: "paper" with the paper's settings (each attempt summarised), "compact" with
 attempts shown as they are, "unwarmed" the same with `endpoint.warm` off, "pairs" with parts of the library shown in
-pairs, as the defaults have it.
+pairs, as the defaults have it (what they measure may take a lesson out, so its lessons at the end can differ).
 
 How to read it: tokens of one step (the mean over `--steps`); "fresh" are prompt tokens that did not come from the
 cache, "ratio" how many times those of a client the first client has; costs are in US dollars at `--prices`, with cached
@@ -44,7 +44,7 @@ from latency import Profile
 
 INSTRUCTIONS = "You solve problems. Think step by step, and end with: The answer is NUMBER."
 # Characters of the fixed words of the reference's prompts; see `utu/prompts/practice/experience.yaml` there.
-FIXED = {"summary": 4_100, "critique": 3_400, "group update": 4_200, "batch update": 5_400}
+FIXED = {"summary": 4_100, "critique": 3_400, "group update": 3_900, "batch update": 5_400}
 FAMILIES = 12
 _NUMBER = re.compile(r"PROBLEM-(\d+)")
 _NEW_LESSON = re.compile(r"^(\d+)\. (When .+)$", re.MULTILINE)

@@ -78,7 +78,7 @@ class ProviderModel:
             settings["seed"] = request.seed
         if request.stop:
             settings["stop_sequences"] = list(request.stop)
-        if self._name.startswith(_MARKED):
+        if self._name.removeprefix("gateway/").startswith(_MARKED):
             settings["cache"] = {"messages": _goes_on(request)}
         parameters = ModelRequestParameters(
             function_tools=[
