@@ -40,8 +40,8 @@ class GroupPlan:
     Attributes:
         size: G, at least 1.
         pairs: the last 2 * `pairs` of the G see parts of the library, at most G.
-        first: how many attempts are made first, the pairs among them; `None` makes all G at once.
-        most: up to how many a group goes on, at least G; `None` ends at G.
+        first: how many attempts are made first, the pairs among them and one more, below G; `None` makes all G at once.
+        most: up to how many a group goes on, above G; `None` ends at G.
         rest_solved: for how many epochs a task rests after a group of nothing but successes; 0 for none.
         rest_failed: the same after a group of nothing but failures.
         learn_from: the kinds of group that are learned from.
@@ -113,11 +113,8 @@ class GroupPlan:
         """The part of a group that effects are measured from: what was made whatever the others brought."""
         if self.first is None and self.most is None:
             return group
-        pairs = [
-            (rollout, reward)
-            for rollout, reward in zip(group.rollouts, group.rewards, strict=True)
-            if rollout.index in self.always
-        ]
+        always = self.always
+        pairs = [pair for pair in zip(group.rollouts, group.rewards, strict=True) if pair[0].index in always]
         return replace(group, rollouts=tuple(r for r, _ in pairs), rewards=tuple(w for _, w in pairs))
 
     def due(self, group: Group | None, last: Visit | None = None) -> tuple[int, ...]:
@@ -132,17 +129,17 @@ class GroupPlan:
         made = {rollout.index for rollout in group.rollouts}
         if missing := tuple(index for index in range(self.size) if index not in made):
             return () if self.settled(group) else missing
-        more = self.most is not None and last is not None and last.kind == "mixed" and len(made) == self.size
-        return tuple(range(self.size, self.limit)) if more and not self._differs(group) else ()
+        more = last is not None and last.kind == "mixed" and len(made) == self.size and not self.settled(group)
+        return tuple(range(self.size, self.limit)) if more else ()
 
     def settled(self, group: Group) -> bool:
         """Whether no further attempt, however it ends, can change whether and how a group is used.
 
-        What it is used for is what `contrast.question_for` says. A group that is not settled may turn out to be none
-        the less: whether a verifier will give feedback is not known before.
+        What it is used for is what `contrast.question_for` says. Not every group that is settled is told to be: whether
+        a verifier has no feedback for any attempt is not known before they are made.
         """
         if not self.by_rewards:
-            return self._differs(group)
+            return group.distinct_outputs > 1
         used = {kind if kind in self.learn_from else None for kind in self._reachable(group)}
         return len(used) == 1
 
@@ -168,9 +165,6 @@ class GroupPlan:
 
     def _kind(self, values: Sequence[float]) -> GroupKind:
         return kind_of(values, success_at=self.success_at, threshold=self.threshold)
-
-    def _differs(self, group: Group) -> bool:
-        return self._kind(group.rewards_G) == "mixed" if self.by_rewards else group.distinct_outputs > 1
 
     def _reachable(self, group: Group) -> set[GroupKind]:
         """The kinds that a group can be of with more attempts."""
