@@ -18,10 +18,10 @@ from tokenprior.rollout import Rollout
 from tokenprior.task import Task, content_hash
 from tokenprior.verifiers.base import Verifier
 
-# Attempts whose group is begun and not done with. One that waits for a slot takes about 10 KB, so this is 40 MB. It is
-# far more than an endpoint has slots, for with heavy tails most of the attempts of a group are over, and wait for its
-# last one or for its lessons, while it still holds its places.
-AT_ONCE = 4_096
+# Attempts whose group is begun and not done with. With heavy tails most of the attempts of a group are over and wait
+# for its last one or for its lessons, while it still holds their places: so this feeds about 2,000 slots, and in calls
+# of some seconds all that one driver can carry. One that waits for a slot takes about 8 KB: 64 MB for all.
+AT_ONCE = 8_192
 
 
 def groups_at_once(attempts: int, places: int = AT_ONCE) -> int:
@@ -135,6 +135,10 @@ def _may_end_otherwise(rollout: Rollout) -> bool:
 def _without_secrets(rollout: Rollout) -> Rollout:
     """What a program or a tool said of our keys is neither kept nor shown to the learning model."""
     secrets = own_secrets()
+    texts = [rollout.output, *(message.content for message in rollout.messages)]
+    texts += [call.arguments for message in rollout.messages for call in message.tool_calls]
+    if not any(secret in text for text in texts for secret in secrets):
+        return rollout
     messages = tuple(
         replace(
             message,
