@@ -226,11 +226,13 @@ def actors(config: Config, model: Model | None, ledger: ToolLedger) -> Actors:
 
         # Closed before the actors are: what is asked for while they end would be paid for and not used.
         desk = await stack.enter_async_context(Desk(model, ledger, host=settings.host or cluster.host))
-        there = config.model_copy(update={"folder": Path() if sent else folder})
+        # The address of a store may hold a password, and no worker opens it.
+        there = config.model_copy(update={"folder": Path() if sent else folder, "store": ""})
         arguments = (there, (desk.address, desk.token), model.name if model else "")
         return cluster.maker(Worker, arguments, room=settings.attempts), settings.actors or max(1, cluster.cpus)
 
-    cluster = connected(settings.address, folder=folder if sent else None)
+    store = Path(config.store).name  # holds all prompts and replies, and grows while it is sent
+    cluster = connected(settings.address, folder=folder if sent else None, but=[f"{store}*"])
     return Actors(cluster, start, room=settings.attempts, patience_s=settings.patience_s)
 
 

@@ -156,7 +156,7 @@ def test_an_attempt_that_ends_its_worker_every_time_is_a_failure_and_the_run_goe
         path = written(
             tmp_path / "far",
             {"kind": "function", "function": "agent.py:answer", "instructions": ""},
-            {"address": address_of(cluster), "actors": 2},
+            {"address": address_of(cluster), "actors": 2, "send_folder": True},
             learner=endpoint.model,
             learn=learn,
             tasks={"path": "tasks.jsonl"},

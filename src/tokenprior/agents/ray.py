@@ -19,7 +19,7 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -38,7 +38,7 @@ from tokenprior.text import shorten
 TOGETHER, ALONE = 2, 2  # lost actors that an attempt shared with others, and those that it had to itself
 FALSE_STARTS = 5  # actors in a row, that are lost before they are ready
 CLOSING_S = 5.0
-NOT_SENT = [".*", "*.db", "*.db-*", "__pycache__"]
+NOT_SENT = (".?*", "__pycache__")
 
 MakeActor = Callable[[], Any]
 
@@ -306,7 +306,9 @@ async def _asked(asked: Any) -> Any:
     except RayTaskError:
         raise  # it was raised by what runs there, and would have been here
     except RayError as error:
-        raise ActorLost(shorten(redact(" ".join(str(error).split())), 300)) from error
+        lines = str(error).split("\n")  # what it died of stands in the first of many lines, or in the last
+        words = " ".join(" ".join(dict.fromkeys((lines[0], lines[-1]))).split())
+        raise ActorLost(shorten(redact(words), 400)) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,12 +344,13 @@ def require_ray() -> None:
 
 
 @contextmanager
-def connected(address: str, *, folder: Path | None = None) -> Iterator[Cluster]:
+def connected(address: str, *, folder: Path | None = None, but: Sequence[str] = ()) -> Iterator[Cluster]:
     """Ray, for as long as it is needed; whoever connected before stays connected.
 
     Args:
         address: `auto`, a cluster that this machine is part of; `local`, one that begins and ends here; or its address.
-        folder: is sent to the workers, without what begins with a dot and the stores in it.
+        folder: is sent to the workers, without what begins with a dot.
+        but: names of files that are not sent, as in a `.gitignore`.
 
     Raises:
         ConfigError: there is no such cluster, or it refuses.
@@ -360,7 +363,7 @@ def connected(address: str, *, folder: Path | None = None) -> Iterator[Cluster]:
         _require_answer(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
         options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
         if folder:
-            options["runtime_env"] = {"working_dir": str(folder), "excludes": NOT_SENT}
+            options["runtime_env"] = {"working_dir": str(folder), "excludes": [*NOT_SENT, *but]}
         if address == "local":
             options["include_dashboard"] = False
         try:
