@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tokenprior.agents.base import SECONDS, Agent
-from tokenprior.flow import all_of
+from tokenprior.flow import all_of, in_lanes
 from tokenprior.group import Group
 from tokenprior.models.base import Phase
 from tokenprior.prior import TokenPrior
@@ -22,11 +22,46 @@ from tokenprior.verifiers.base import Verifier
 # for its last one or for its lessons, while it still holds their places: so this feeds about 2,000 slots, and in calls
 # of some seconds all that one driver can carry. One that waits for a slot takes about 8 KB: 64 MB for all.
 AT_ONCE = 8_192
+READ_AT_ONCE = 64  # groups that are whole already
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 def groups_at_once(attempts: int, places: int = AT_ONCE) -> int:
     """How many groups of so many attempts are to be begun and not done with at the same time."""
     return max(1, places // max(1, attempts))
+
+
+async def due_first(
+    do: Callable[[S], Coroutine[Any, Any, T]],
+    over: Sequence[S],
+    *,
+    tasks: Callable[[S], Sequence[Task]],
+    there: Mapping[str, int],
+    least: Mapping[str, int],
+    at_once: int,
+) -> list[T]:
+    """As `in_turn`, for what may go on after a stop: it begins with what is to be made, of that with what was begun
+    before, and what is whole is read beside it. So no new call waits for that. The order of the results is that of
+    `over`.
+
+    Args:
+        tasks: whose attempts a thing is made of.
+        there: by task, how many of its attempts are there with their reward.
+        least: by task, how many are there if it is whole.
+    """
+
+    def is_whole(one: S) -> bool:
+        return all(there.get(task.id, 0) >= least[task.id] for task in tasks(one))
+
+    numbered = list(enumerate(over))
+    due = [(place, one) for place, one in numbered if not is_whole(one)]
+    due.sort(key=lambda pair: not any(task.id in there for task in tasks(pair[1])))
+    whole = [(place, one) for place, one in numbered if is_whole(one)]
+    made = await in_lanes(lambda pair: do(pair[1]), (due, at_once), (whole, min(at_once, READ_AT_ONCE)))
+    results = {place: result for (place, _), result in zip([*due, *whole], made, strict=True)}
+    return [results[place] for place in range(len(over))]
 
 
 class Shelf(Protocol):

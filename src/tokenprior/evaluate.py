@@ -12,11 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 from tokenprior.agents.base import Agent
 from tokenprior.arm import ArmReport, Design, best_constant, report_arm, rewards_of
-from tokenprior.attempt import groups_at_once, side_by_side
+from tokenprior.attempt import due_first, groups_at_once, side_by_side
 from tokenprior.comparison import Comparison, differ, is_decided, task_differences
 from tokenprior.config import EvaluateConfig
 from tokenprior.errors import ConfigError
-from tokenprior.flow import in_turn
 from tokenprior.group import Group
 from tokenprior.library import Library
 from tokenprior.prior import Rendering, TokenPrior
@@ -123,8 +122,17 @@ async def compare(
         return [group.without_texts() for group in made]
 
     done: list[Task] = []
-    for some in _looks(tasks, len(distinct) * config.k, design):
-        made = await in_turn(on, some, at_once=groups_at_once(len(distinct) * config.k))
+    attempts = len(distinct) * config.k
+    there = await record.shelf.judged("evaluate", 0)
+    for some in _looks(tasks, attempts, design):
+        made = await due_first(
+            on,
+            some,
+            tasks=lambda task: [task],
+            there=there,
+            least=dict.fromkeys((task.id for task in some), attempts),
+            at_once=groups_at_once(attempts),
+        )
         done += some
         for place, fingerprint in enumerate(distinct):
             groups[fingerprint] += [of_task[place] for of_task in made]

@@ -13,12 +13,12 @@ from dataclasses import replace
 from tokenprior.adaptive import Visit
 from tokenprior.advantage import Advantage, LeakGuard
 from tokenprior.agents.base import Agent, PastAgent
-from tokenprior.attempt import AT_ONCE, attempt, groups_at_once
+from tokenprior.attempt import AT_ONCE, attempt, due_first, groups_at_once
 from tokenprior.config import LearnConfig
 from tokenprior.contrast import bundles, contrast
 from tokenprior.effects import halves
 from tokenprior.epoch import Step
-from tokenprior.flow import all_of, in_lanes
+from tokenprior.flow import all_of
 from tokenprior.group import Group
 from tokenprior.library import Library
 from tokenprior.models.base import Model
@@ -27,8 +27,6 @@ from tokenprior.progress import Tracker
 from tokenprior.store.record import RunStore
 from tokenprior.task import Task
 from tokenprior.verifiers.base import Verifier
-
-READ_AT_ONCE = 64  # groups that are whole already
 
 
 async def practise(
@@ -104,29 +102,16 @@ async def practise(
 
     bundled = bundles(step.tasks, config)
     largest = max((sum(max(sizes[task.id], plan.limit) for task in bundle) for bundle in bundled), default=1)
-    at_once = groups_at_once(largest, places)
-    least = {task.id: sizes[task.id] if past else len(plan.always) for task in step.tasks}
-    due, whole = _parted(bundled, await record.shelf.judged("rollout", step.index), least)
-    ended = await in_lanes(flow, (due, at_once), (whole, min(at_once, READ_AT_ONCE)))
-    by_task = {bundle[0].id: made for bundle, made in zip([*due, *whole], ended, strict=True)}
-    flowed = [by_task[bundle[0].id] for bundle in bundled]
+    flowed = await due_first(
+        flow,
+        bundled,
+        tasks=lambda bundle: bundle,
+        there=await record.shelf.judged("rollout", step.index),
+        least={task.id: sizes[task.id] if past else len(plan.always) for task in step.tasks},
+        at_once=groups_at_once(largest, places),
+    )
     groups = [group for bundle, _ in flowed for group in bundle]
     return groups, [advantage for _, advantages in flowed for advantage in advantages]
-
-
-def _parted(
-    bundled: Sequence[tuple[Task, ...]], there: Mapping[str, int], least: Mapping[str, int]
-) -> tuple[list[tuple[Task, ...]], list[tuple[Task, ...]]]:
-    """What a step that goes on after a stop begins with, what was begun before first, and what is whole and read beside
-    it: no new call waits for that. A step that begins has nothing of the second kind.
-
-    Args:
-        there: by task, how many of its attempts were made before.
-        least: by task, how many it has if it is whole.
-    """
-    due = [bundle for bundle in bundled if any(there.get(task.id, 0) < least[task.id] for task in bundle)]
-    whole = [bundle for bundle in bundled if all(there.get(task.id, 0) >= least[task.id] for task in bundle)]
-    return sorted(due, key=lambda bundle: not any(task.id in there for task in bundle)), whole
 
 
 def group_priors(library: Library, task: Task, config: LearnConfig, *, place: int) -> list[TokenPrior]:
