@@ -1,6 +1,6 @@
 """Far: what a rollout on another machine costs the driver, beside the call itself.
 
-    python benchmarks/far.py [--calls 4000] [--at-once 64] [--workers 2] [--words 100] [--skip-ray]
+    python benchmarks/far.py [--calls 4000] [--at-once 64] [--workers 2] [--lines 1] [--words 100] [--skip-ray]
 
 The model answers at once and nothing is kept, so that only the way is counted; what a call costs behind the desk is in
 `benchmarks/driver.py`. Everything is on this machine, and so are the workers, which share its cores:
@@ -13,7 +13,7 @@ Read:
 
     CPU ms       processor time of the driver for one, all its threads; 1000 / CPU ms is what one core would carry
     a second     what came through here
-    bytes        that go to the driver and come from it for one call through the desk, without frames and headers
+    bytes        that go to the driver and come from it for one, calls and rollouts, without frames and headers
 
 A driver on N workers has `CPU ms` of `ray` and that of a call (`driver.py`, layer `store`) to pay for each attempt of
 one call, and that of `desk` and of a call for each further turn.
@@ -24,10 +24,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import multiprocessing
+import pickle
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Literal
+from typing import Any, Literal
 
 from tokenprior.agents.base import Agent
 from tokenprior.agents.chat import ChatAgent
@@ -44,6 +45,7 @@ from tokenprior.task import Task
 from tokenprior.tools.base import ToolResult
 
 WARM = 64
+PLACE: dict[str, Any] = {"phase": "rollout", "step": 0, "index": 0}
 
 
 class Ready:
@@ -99,11 +101,13 @@ def ask(address: str, token: str, size: argparse.Namespace, place: int) -> None:
     """A process of its own that asks the desk."""
 
     async def run() -> None:
-        line = Line(address, token)
-        model = RemoteModel(line, name="ready")
+        lines = [Line(address, token) for _ in range(size.lines)]
+        models = [RemoteModel(line, name="ready") for line in lines]
         share, first = size.calls // size.workers, place * size.calls
-        await many(share, size.at_once // size.workers, lambda n: model.answer(request_of(first + n, size.words)))
-        await line.aclose()
+        at_once = max(1, size.at_once // size.workers)
+        await many(share, at_once, lambda n: models[n % size.lines].answer(request_of(first + n, size.words)))
+        for line in lines:
+            await line.aclose()
 
     asyncio.run(run())
 
@@ -137,7 +141,7 @@ async def by_agent(size: argparse.Namespace, workers: dict[str, object] | None) 
 
         async def one(number: int) -> object:
             task = Task(id=f"t{number}", question="word " * size.words)
-            return await agent.attempt(task, TokenPrior(), phase="rollout", step=0, index=0)
+            return await agent.attempt(task, TokenPrior(), **PLACE)
 
         return await timed(size.calls, size.at_once, one)
 
@@ -147,11 +151,18 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=4000)
     parser.add_argument("--at-once", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--lines", type=int, default=1, help="connections of each process to the desk, without Ray")
     parser.add_argument("--words", type=int, default=100, help="of a question, and of a reply")
     parser.add_argument("--skip-ray", action="store_true")
     size = parser.parse_args()
+    task, prior = Task(id="t1", question="word " * size.words), TokenPrior()
+    rollout = asyncio.run(
+        ChatAgent(model=Ready(size.words), instructions="lesson " * 300).attempt(task, prior, **PLACE)
+    )
     asked = len(wire.dumps(wire.request_to_json(request_of(1, size.words))))
     told = len(wire.dumps(wire.reply_to_json(Ready(size.words).reply)))
+    given, came = len(pickle.dumps((task, prior, PLACE))), len(pickle.dumps(rollout))
+    ways = {"here": (0, 0), "desk": (asked, told), "ray": (asked + came, told + given)}
     print(
         f"{size.calls} calls, {size.at_once} at once, {size.workers} workers; prompts of 2.1 kB and {size.words} words"
     )
@@ -165,7 +176,7 @@ def main() -> None:
         rows["ray"] = lambda: by_agent(size, room)
     for name, measure in rows.items():
         cpu, clock = asyncio.run(measure())  # type: ignore[arg-type]  # every one is a coroutine
-        through = f"{asked:>10,}{told:>11,}" if name != "here" else ""
+        through = f"{ways[name][0]:>10,}{ways[name][1]:>11,}"
         per_ms = 1000 * cpu / size.calls
         print(f"{name:8}{per_ms:>8.3f}{size.calls / clock:>10,.0f}{1000 / per_ms:>10,.0f}{through}", flush=True)
 

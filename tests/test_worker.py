@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from tokenprior.agent_settings import WorkerSettings
 from tokenprior.config import Config
-from tokenprior.errors import ConfigError
-from tokenprior.live import make_agent
+from tokenprior.errors import ConfigError, MissingExtra
+from tokenprior.live import actors, make_agent
 from tokenprior.models.base import Reply, Request
 from tokenprior.models.desk import Desk
 from tokenprior.models.scripted import ScriptedModel
@@ -72,6 +74,18 @@ async def test_a_desk_that_refuses_it_stops_the_run_in_words(tmp_path: Path) -> 
         assert isinstance(said, ConfigError)
         assert "workers.host" in str(said)
         await worker.close()
+
+
+async def test_without_ray_a_config_with_workers_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with open_store(tmp_path / "s.db") as store:
+        record = store.open_run("r-1", name="r", kind="learn", config={})
+        far = config(tmp_path).model_copy(update={"workers": WorkerSettings()})
+        with pytest.raises(MissingExtra, match=r"pip install 'tokenprior\[ray\]'"):
+            actors(far, None, record)
+        record.close("done")
 
 
 async def test_closing_it_ends_what_is_under_way(tmp_path: Path) -> None:
