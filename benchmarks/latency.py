@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import json
 import math
@@ -206,8 +207,9 @@ class Server:
                 },
             }
         )
-        await response.prepare(request)
-        await response.write_eof()
+        with contextlib.suppress(ConnectionError):  # a client that left has used the call all the same
+            await response.prepare(request)
+            await response.write_eof()
         run.calls.append(
             Call(
                 role=role,
