@@ -1,7 +1,7 @@
 """A PostgreSQL server of our own, from Debian's packages: started in a folder of its own, ended by its own process.
 
-In a test: the fixture `postgres` (one server for a test process) and `postgres.database()`, the address of a database
-that is new. As a program: `python tests/postgres_server.py` prints the address of one and stays until Ctrl-C.
+In a test: the fixture `postgres` (one server for a test process) and `postgres.store()`, the address of a new place for
+a store. As a program: `python tests/postgres_server.py` prints the address of one and stays until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class PostgresServer:
         deadline = time.monotonic() + STARTS_WITHIN_S
         while True:
             try:
-                psycopg.connect(self._dsn("postgres")).close()
+                psycopg.connect(self._dsn()).close()
             except psycopg.OperationalError:
                 if time.monotonic() > deadline or self._process.poll() is not None:
                     raise RuntimeError((self.folder / "log").read_text()) from None
@@ -115,23 +115,31 @@ class PostgresServer:
         self.stop(how)
         self.start()
 
-    def _dsn(self, database: str) -> str:
-        return f"host={self.folder} user=tokenprior password='{PASSWORD}' dbname={database}"
+    def _dsn(self, options: str = "") -> str:
+        return f"host={self.folder} user=tokenprior password='{PASSWORD}' dbname=postgres options='{options}'"
 
-    def execute(self, statement: str, *given: Any, database: str = "postgres") -> list[tuple[Any, ...]]:
-        """Carry out one statement as the owner of it all; its rows, if it has any."""
+    def execute(self, statement: str, store: str = "") -> list[tuple[Any, ...]]:
+        """Carry out one statement as the owner of it all; its rows, if it has any.
+
+        Args:
+            store: the address of one, whose tables are then meant.
+        """
         import psycopg
 
-        with psycopg.connect(self._dsn(database), autocommit=True) as connection:
-            cursor = connection.execute(statement, given or None)  # type: ignore[call-overload]
+        options = f"-csearch_path={self.schema(store)}" if store else ""
+        with psycopg.connect(self._dsn(options), autocommit=True) as connection:
+            cursor = connection.execute(statement)  # type: ignore[call-overload]
             return list(cursor) if cursor.description else []
 
-    def database(self) -> str:
-        """The address of a new database."""
+    def store(self) -> str:
+        """The address of a new and empty place: a schema, which is made in no time, of a database."""
         self._made += 1
-        name = f"d{self._made}"
-        self.execute(f"CREATE DATABASE {name}")
-        return self.address(name)
+        self.execute(f"CREATE SCHEMA s{self._made}")
+        return f"{self.address('postgres')}&options=-csearch_path%3Ds{self._made}"
+
+    def schema(self, store: str) -> str:
+        """What the place of a store is called."""
+        return store.rpartition("%3D")[2]
 
     def address(self, database: str) -> str:
         user = f"tokenprior:{quote(PASSWORD, safe='')}"
@@ -140,6 +148,6 @@ class PostgresServer:
 
 if __name__ == "__main__":
     with PostgresServer() as server:
-        print(server.database(), flush=True)  # noqa: T201 (this is how it speaks)
+        print(server.store(), flush=True)  # noqa: T201 (this is how it speaks)
         with contextlib.suppress(KeyboardInterrupt):
             signal.pause()

@@ -71,7 +71,7 @@ def test_a_run_moves_with_all_its_rows_and_goes_on_there(
 ) -> None:
     ends = way.split(" to ")
     where = [
-        str(tmp_path / f"{number}.db") if end == "file" else request.getfixturevalue("postgres").database()
+        str(tmp_path / f"{number}.db") if end == "file" else request.getfixturevalue("postgres").store()
         for number, end in enumerate(ends)
     ]
     with open_store(kept) as first, open_store(where[0]) as source:
@@ -235,7 +235,7 @@ async def test_served_requests_move_too(tmp_path: Path) -> None:
 def test_room_is_counted_by_run_and_given_back(
     request: pytest.FixtureRequest, kept: Path, tmp_path: Path, place: str
 ) -> None:
-    where = request.getfixturevalue("postgres").database() if place == "server" else tmp_path / "there.db"
+    where = request.getfixturevalue("postgres").store() if place == "server" else tmp_path / "there.db"
     with open_store(kept) as first, open_store(where) as store:
         archive(first, "r-1", store)
         record = start(store, "small-1")
@@ -267,8 +267,15 @@ def test_the_commands_say_what_they_do(kept: Path, tmp_path: Path) -> None:
     )
     assert said[1].startswith(f"r-1: moved to {old}, checked: 5 advantages, 70 calls")
     assert "before" in story.said("store", "vacuum", "--store", kept)
+    with open_store(kept) as store:
+        record = start(store, "busy-1")
+        busy = story.error("store", "archive", "--all", "--to", tmp_path / "copy.db", "--keep", "--store", kept)
+        assert busy == "left as they are, for processes are at work on them: busy-1"
+        record.close("done")
+    with open_store(tmp_path / "copy.db") as store:
+        assert [record.id for record in store.runs()] == ["r-2"]
     assert "r-2: moved to" in story.said("store", "archive", "--all", "--to", old, "--store", kept)
     with open_store(old) as store:
-        assert {record.id for record in store.runs()} == {"r-1", "r-2"}
+        assert {record.id for record in store.runs()} == {"r-1", "r-2", "busy-1"}
     with pytest.raises(NotFound), open_store(kept) as source, open_store(old) as target:
         archive(source, "r-1", target)

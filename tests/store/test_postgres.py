@@ -80,7 +80,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str
 
 
 def test_the_schema_of_a_server_is_what_the_migrations_make(postgres: PostgresServer) -> None:
-    migrated, declared = postgres.database(), postgres.database()
+    migrated, declared = postgres.store(), postgres.store()
     open_store(migrated).close()
     engines = [sa.create_engine(address) for address in (migrated, declared)]
     schema.metadata.create_all(engines[1])
@@ -93,7 +93,7 @@ def test_the_schema_of_a_server_is_what_the_migrations_make(postgres: PostgresSe
 def test_of_many_that_open_a_new_store_at_once_one_makes_it(
     request: pytest.FixtureRequest, tmp_path: Path, place: str
 ) -> None:
-    where = str(tmp_path / "s.db") if place == "file" else request.getfixturevalue("postgres").database()
+    where = str(tmp_path / "s.db") if place == "file" else request.getfixturevalue("postgres").store()
     with ThreadPoolExecutor(6) as pool:
         for store in pool.map(open_store, [where] * 6):
             assert store.runs() == []
@@ -103,7 +103,7 @@ def test_of_many_that_open_a_new_store_at_once_one_makes_it(
 def test_a_run_on_a_server_ends_with_the_library_and_the_rows_of_one_in_a_file(
     postgres: PostgresServer, tmp_path: Path, undisturbed: tuple[str, dict[str, list[str]], Counter[str]]
 ) -> None:
-    address = postgres.database()
+    address = postgres.store()
     with FakeOpenAI() as api:
         asyncio.run(kill_target.run(address, api.url, tmp_path / "out.json"))
         asyncio.run(kill_target.run(address, api.url, tmp_path / "again.json"))
@@ -111,13 +111,13 @@ def test_a_run_on_a_server_ends_with_the_library_and_the_rows_of_one_in_a_file(
         assert ((tmp_path / "out.json").read_text(), rows(store), api.seen) == undisturbed
         assert [record.state for record in store.runs()] == ["done"]
     assert (tmp_path / "again.json").read_text() == undisturbed[0]
-    assert postgres.execute("SELECT * FROM writers", database=address.split("/")[-1].split("?")[0]) == []
+    assert postgres.execute("SELECT * FROM writers", address) == []
 
 
 def test_a_killed_run_goes_on_and_pays_for_nothing_twice(
     postgres: PostgresServer, tmp_path: Path, undisturbed: tuple[str, dict[str, list[str]], Counter[str]]
 ) -> None:
-    address, out = postgres.database(), tmp_path / "out.json"
+    address, out = postgres.store(), tmp_path / "out.json"
     command = [sys.executable, str(TARGET), address]
     with FakeOpenAI(delay_s=0.01) as api:
         for phase in ("rollout", "contrast"):
@@ -139,7 +139,7 @@ def test_a_killed_run_goes_on_and_pays_for_nothing_twice(
 
 
 async def test_two_drivers_work_on_two_runs_and_neither_on_that_of_the_other(postgres: PostgresServer) -> None:
-    address = postgres.database()
+    address = postgres.store()
     with open_store(address) as one, open_store(address) as two:
         first, second = start(one, "a-1"), start(two, "b-1")
         for store, run in ((one, "b-1"), (two, "a-1"), (one, "a-1")):
@@ -160,7 +160,7 @@ async def test_two_drivers_work_on_two_runs_and_neither_on_that_of_the_other(pos
 
 
 def test_the_holder_of_a_run_is_known_until_it_is_killed(postgres: PostgresServer) -> None:
-    address = postgres.database()
+    address = postgres.store()
     command = [sys.executable, "-c", HOLD, address]
     with (
         open_store(address) as store,
@@ -178,7 +178,7 @@ def test_the_holder_of_a_run_is_known_until_it_is_killed(postgres: PostgresServe
 
 
 async def test_edits_of_several_people_stand_one_behind_the_other(postgres: PostgresServer, tmp_path: Path) -> None:
-    address = postgres.database()
+    address = postgres.store()
     await story.fill(tmp_path / "s.db", "demo")
     with open_store(tmp_path / "s.db") as kept, open_store(address) as store:
         archive(kept, "demo-1a2b", store)
@@ -229,7 +229,7 @@ def test_a_run_outlives_a_restart_of_the_server_and_pays_for_nothing_twice(
     caplog: pytest.LogCaptureFixture,
     how: signal.Signals,
 ) -> None:
-    address, missed = postgres.database(), threading.Event()
+    address, missed = postgres.store(), threading.Event()
     caplog.handler.addFilter(lambda entry: missed.set() or True)
     restart = Restart(postgres, how, missed)
     with FakeOpenAI() as api:
@@ -253,7 +253,7 @@ def count_up(connection: sa.Connection) -> int:
 async def test_a_commit_whose_answer_was_lost_is_neither_lost_nor_done_twice(
     postgres: PostgresServer, cut: Cut
 ) -> None:
-    address = postgres.database()
+    address = postgres.store()
     with DroppingProxy(postgres) as proxy, open_store(proxy.through(address)) as store:
         record = start(store)
         made: list[int] = []
@@ -272,7 +272,7 @@ async def test_a_commit_whose_answer_was_lost_is_neither_lost_nor_done_twice(
 async def test_a_run_that_another_process_took_while_the_server_was_away_is_left_alone(
     postgres: PostgresServer, done: bool
 ) -> None:
-    address = postgres.database()
+    address = postgres.store()
     with open_store(address) as one, open_store(address) as two:
         record = start(one)
         mine = await record.call_sent("m", request("mine"), Usage(calls=1))
@@ -295,7 +295,7 @@ async def test_a_run_that_another_process_took_while_the_server_was_away_is_left
 
 
 def test_a_reader_does_not_mind_a_restart(postgres: PostgresServer) -> None:
-    with open_store(postgres.database()) as store:
+    with open_store(postgres.store()) as store:
         start(store).close("done")
         postgres.restart(signal.SIGINT)
         assert [record.state for record in store.runs()] == ["done"]
@@ -313,7 +313,7 @@ def test_a_reader_does_not_mind_a_restart(postgres: PostgresServer) -> None:
     ("change", "said"),
     [
         (lambda address: address.replace("home@", "nope@"), "password authentication failed"),
-        (lambda address: address.replace("/d", "/nosuch"), "does not exist"),
+        (lambda address: address.replace("/postgres?", "/nosuch?"), "does not exist"),
         (lambda address: address.replace("host=%2Ftmp", "host=%2Fnowhere"), "No such file"),
     ],
 )
@@ -321,7 +321,7 @@ def test_a_server_that_cannot_be_reached_is_a_clear_error_without_its_password(
     postgres: PostgresServer, change: Callable[[str], str], said: str
 ) -> None:
     with pytest.raises(StoreError, match=rf"cannot be opened: .*{said}.*is the server up") as caught:
-        open_store(change(postgres.address("d1")))
+        open_store(change(postgres.address("postgres")))
     assert "pass%2F" not in str(caught.value)
     assert "pass/w" not in str(caught.value)
 
@@ -337,7 +337,7 @@ def test_an_address_that_is_none_is_a_clear_error_without_its_password(address: 
 
 
 def test_the_password_of_an_address_is_stored_nowhere(postgres: PostgresServer) -> None:
-    address = postgres.database()
+    address = postgres.store()
     raw = address.replace("pass%2Fw%3Frd%23of%3Atests%40home", "pa/ss?w#r:d")
     with open_store(address) as store:
         start(store, where=raw, other=address).close("failed", f"{raw} and {address}")
@@ -348,17 +348,16 @@ def test_the_password_of_an_address_is_stored_nowhere(postgres: PostgresServer) 
 
 
 async def test_another_program_s_database_is_refused_and_left_alone(postgres: PostgresServer) -> None:
-    address = postgres.database()
-    name = address.split("/")[-1].split("?")[0]
-    postgres.execute("CREATE TABLE customers (id INTEGER)", database=name)
+    address = postgres.store()
+    postgres.execute("CREATE TABLE customers (id INTEGER)", address)
     with pytest.raises(StoreError, match="another program's database"):
         open_store(address)
-    tables = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
-    assert postgres.execute(tables, database=name) == [("customers",)]
+    tables = "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"
+    assert postgres.execute(tables, address) == [("customers",)]
 
 
 async def test_figures_and_names_of_any_size_are_kept(postgres: PostgresServer) -> None:
-    with open_store(postgres.database()) as store:
+    with open_store(postgres.store()) as store:
         record = start(store, "r" * 300)
         call = await record.call_sent("m" * 500, request(), Usage(calls=1))
         huge = Usage(calls=1, input_tokens=2**40, output_tokens=2**40, cached_tokens=0, cost_usd=1e300)
@@ -394,7 +393,7 @@ def both(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> 
 
     with FakeOpenAI() as api:
         asyncio.run(fill())
-    address = postgres.database()
+    address = postgres.store()
     with open_store(path) as source, open_store(address) as target:
         for record in reversed(source.runs()):
             archive(source, record.id, target, keep=True)
@@ -515,7 +514,7 @@ async def test_pages_open_on_a_server(both: tuple[Path, str], tmp_path: Path) ->
 
 
 async def test_a_reward_finds_its_request_on_a_server(postgres: PostgresServer) -> None:
-    with open_store(postgres.database()) as store:
+    with open_store(postgres.store()) as store:
         log = ServedLog(store.writer)
         await log.note([served_request("a", reply_id="x"), served_request("bb", reply_id="x", task="\0" * 9)])
         found = await log.reward("x", Reward(value=0.5))
@@ -525,17 +524,18 @@ async def test_a_reward_finds_its_request_on_a_server(postgres: PostgresServer) 
 
 
 async def test_who_may_only_read_reads_and_is_told_so_when_they_write(postgres: PostgresServer) -> None:
-    address = postgres.database()
-    name = address.split("/")[-1].split("?")[0]
+    address = postgres.store()
     with open_store(address) as store:
         start(store).close("done")
-    postgres.execute("CREATE ROLE looker LOGIN PASSWORD 'look-only'", database=name)
-    postgres.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO looker", database=name)
+    postgres.execute("CREATE ROLE looker LOGIN PASSWORD 'look-only'", address)
+    place = postgres.schema(address)
+    postgres.execute(f"GRANT USAGE ON SCHEMA {place} TO looker", address)
+    postgres.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA {place} TO looker", address)
     try:
         with open_store(re.sub(r"tokenprior:[^@]*", "looker:look-only", address)) as store:
             assert store.find_run("r").state == "done"
             with pytest.raises(StoreError, match="permission denied"):
                 start(store)
     finally:
-        postgres.execute("DROP OWNED BY looker", database=name)
+        postgres.execute("DROP OWNED BY looker", address)
         postgres.execute("DROP ROLE looker")

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture(params=["file", "server"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     server = request.param == "server"
-    with open_store(request.getfixturevalue("postgres").database() if server else tmp_path / "s.db") as opened:
+    with open_store(request.getfixturevalue("postgres").store() if server else tmp_path / "s.db") as opened:
         yield opened
 
 

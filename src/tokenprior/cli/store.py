@@ -41,7 +41,7 @@ def archive(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Move whole runs to another store, each checked row by row before it is taken out here."""
-    from tokenprior.errors import ConfigError
+    from tokenprior.errors import ConfigError, RunLocked
     from tokenprior.store import open_store
     from tokenprior.store.archive import archive, archive_served
 
@@ -51,12 +51,19 @@ def archive(
         names = [record.id for record in source.runs()] if every else _ids(source, runs or [])
         if not keep:
             _say_what_is_reused(source, names)
+        at_work: list[str] = []
         for run in names:
-            counts = archive(source, run, target, keep=keep)
+            try:
+                counts = archive(source, run, target, keep=keep)
+            except RunLocked:
+                at_work.append(run)
+                continue
             rows = ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in counts.items() if count)
             print(f"{run}: {'copied' if keep else 'moved'} to {target.shown}, checked: {rows or 'no rows'}", flush=True)
         if every and (served := archive_served(source, target, keep=keep)):
             print(f"served requests: {'copied' if keep else 'moved'} to {target.shown}, checked: {served:,}")
+        if at_work:
+            raise RunLocked(f"left as they are, for processes are at work on them: {', '.join(at_work)}")
 
 
 @app.command()

@@ -135,7 +135,7 @@ class RunWriter:
 
 def holder_on_server(connection: sa.Connection, run: str) -> int | None:
     """The process of this machine that works on a run; `None` if there is none, or it is of another machine."""
-    number = _number(run) & 0xFFFF_FFFF_FFFF_FFFF
+    number = _number(connection, run) & 0xFFFF_FFFF_FFFF_FFFF
     locks = sa.text(
         "SELECT 1 FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database "
         "WHERE locktype = 'advisory' AND datname = current_database() AND granted AND objsubid = 1 "
@@ -149,16 +149,18 @@ def holder_on_server(connection: sa.Connection, run: str) -> int | None:
     return here(process) if process else None
 
 
-def _number(run: str) -> int:
-    """What an advisory lock is called."""
-    return int.from_bytes(hashlib.sha256(run.encode()).digest()[:8], "big", signed=True)
+def _number(connection: sa.Connection, run: str) -> int:
+    """What the advisory lock of a run is called: a database may hold several stores, each in a schema of its own."""
+    store = connection.execute(sa.select(sa.func.current_schema())).scalar_one()
+    return int.from_bytes(hashlib.sha256(f"{store} {run}".encode()).digest()[:8], "big", signed=True)
 
 
 def _tried(connection: sa.Connection, run: str) -> bool:
-    return bool(connection.execute(sa.select(sa.func.pg_try_advisory_lock(_number(run)))).scalar())
+    return bool(connection.execute(sa.select(sa.func.pg_try_advisory_lock(_number(connection, run)))).scalar())
 
 
 def _let_go(connection: sa.Connection, run: str) -> None:
     """As often as it was taken."""
-    while connection.execute(sa.select(sa.func.pg_advisory_unlock(_number(run)))).scalar():
+    unlock = sa.select(sa.func.pg_advisory_unlock(_number(connection, run)))
+    while connection.execute(unlock).scalar():
         pass

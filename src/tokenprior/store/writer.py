@@ -74,7 +74,8 @@ class Writer:
         self._patience_s = GIVES_UP_AFTER_S
         self._queue: queue.SimpleQueue[tuple[Operation, Waiting] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="tokenprior-store", daemon=True)
-        self._closing = threading.Event()
+        self._closed = False
+        self._hurried = threading.Event()  # a server that does not answer is not waited for
         self._thread.start()
 
     async def run(self, operation: Callable[[Connection], T]) -> T:
@@ -93,7 +94,11 @@ class Writer:
         """The same for a caller without an event loop."""
         future: Future[T] = Future()
         self._put(operation, future)
-        return future.result()
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            self._hurried.set()  # whoever stops us does not wait for a server
+            raise
 
     def leave(self, operation: Operation) -> None:
         """The same for a caller who does not wait: whether it went well is told to nobody."""
@@ -101,7 +106,7 @@ class Writer:
 
     @property
     def closed(self) -> bool:
-        return self._closing.is_set()
+        return self._closed
 
     def _put(self, operation: Operation, future: Waiting) -> None:
         if self.closed:
@@ -111,7 +116,8 @@ class Writer:
     def close(self) -> None:
         """Finish what was asked for, then end the thread. A server that does not answer is not waited for."""
         if not self.closed:
-            self._closing.set()
+            self._closed = True
+            self._hurried.set()
             self._queue.put(None)
         self._thread.join()
 
@@ -210,7 +216,7 @@ class Writer:
                 if not self._server or not isinstance(error, OperationalError | InterfaceError):
                     raise
                 cause = shorten(error.orig, 200)
-                if time.monotonic() - began >= self._patience_s or self.closed:
+                if time.monotonic() - began >= self._patience_s or self._hurried.is_set():
                     self._patience_s = 0.0  # of what waits behind this, nothing waits as long again
                     raise _NoAnswer(
                         f"{self._where}: the store does not answer: {cause}; what was written before is safe, and the "
@@ -219,7 +225,7 @@ class Writer:
                 if told_at is None or time.monotonic() - told_at >= TOLD_EVERY_S:
                     told_at = time.monotonic()
                     log.warning("%s: the store does not answer, trying again: %s", self._where, cause)
-                self._closing.wait(pause)
+                self._hurried.wait(pause)
                 pause = min(2 * pause, PAUSES_S[1])
             else:
                 if told_at is not None:
