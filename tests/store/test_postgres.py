@@ -34,6 +34,9 @@ from tokenprior.models.base import Request as ModelRequest
 from tokenprior.operation import Modify
 from tokenprior.reward import Reward
 from tokenprior.rollout import Usage
+from tokenprior.serve.pages.control import Control, control_of
+from tokenprior.serve.pages.security import Keys
+from tokenprior.serve.pages.site import Site
 from tokenprior.store import Store, attempts, calls, look, open_store, schema
 from tokenprior.store.archive import OF_RUNS, archive, archive_served
 from tokenprior.store.compared import comparison_of, comparisons_of, not_measured
@@ -168,11 +171,22 @@ def test_the_holder_of_a_run_is_known_until_it_is_killed(postgres: PostgresServe
     ):
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
+        site = Site(store=store, keys=Keys.drawn())
+        assert store.is_at(address)
+        assert not store.is_at("tokenprior.db")
         assert store.holder("r-1") == holder.pid
+        assert not store.held_elsewhere("r-1")
+        assert control_of(site, store.find_run("r-1")) == Control(stops=True, goes_on=False)
+        postgres.execute("UPDATE writers SET process = '1 elsewhere'", address)
+        assert store.holder("r-1") is None
+        assert store.held_elsewhere("r-1")
+        told = control_of(site, store.find_run("r-1"))
+        assert (told.stops, told.words) == (False, "Another machine works on it: press Ctrl-C where it runs")
         with pytest.raises(RunLocked):
             start(store)
         holder.kill()
         holder.wait(20)
+        assert "it was killed" in control_of(site, store.find_run("r-1")).words
         start(store).close("done")
         assert store.holder("r-1") is None
 

@@ -19,7 +19,7 @@ from tokenprior.library import Library
 from tokenprior.redact import redact
 from tokenprior.store import codec, schema
 from tokenprior.store.address import Place, bare_engine, place_of, reading_engine, shown, writing_engine
-from tokenprior.store.lock import RunLock, holder
+from tokenprior.store.lock import RunLock, here, holder
 from tokenprior.store.record import RunRecord, RunStore
 from tokenprior.store.server_lock import RunWriter, ServerLock, ServerLocks, holder_on_server
 from tokenprior.store.versions import LibraryVersion, versions
@@ -204,6 +204,13 @@ class Store:
         finally:
             engine.dispose()
 
+    def is_at(self, where: str) -> bool:
+        """Whether this is the store that an address or a path names."""
+        place = place_of(where)
+        if isinstance(place, Path) and isinstance(self._place, Path):
+            return place.resolve() == self._place.resolve()
+        return place == self._place
+
     @property
     def path(self) -> Path | None:
         """The file; `None` for a database on a server."""
@@ -213,7 +220,15 @@ class Store:
         """The process of this machine at work on a run; `None` if there is none, or if that cannot be told."""
         if isinstance(self._place, Path):
             return holder(self._place, run)
-        return self.read(lambda connection: holder_on_server(connection, run))
+        process = self.read(lambda connection: holder_on_server(connection, run))
+        return here(process) if process else None
+
+    def held_elsewhere(self, run: str) -> bool:
+        """Whether a process of another machine is known to be at work on a run; of a file that cannot be told."""
+        if isinstance(self._place, Path):
+            return False
+        process = self.read(lambda connection: holder_on_server(connection, run))
+        return process is not None and here(process) is None
 
     def lock(self, run: str) -> RunLock | ServerLock:
         """Keep every other process from working on a run, until the lock is released.

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from tokenprior.errors import RunLocked, StoreError
 from tokenprior.store import schema
-from tokenprior.store.lock import LOOK_S, LOOKS, here
+from tokenprior.store.lock import LOOK_S, LOOKS
 from tokenprior.store.writer import Operation, Writer
 
 T = TypeVar("T")
@@ -133,8 +133,8 @@ class RunWriter:
         return guarded
 
 
-def holder_on_server(connection: sa.Connection, run: str) -> int | None:
-    """The process of this machine that works on a run; `None` if there is none, or it is of another machine."""
+def holder_on_server(connection: sa.Connection, run: str) -> str | None:
+    """The process that works on a run, as `me` writes it; `None` if there is none."""
     number = _number(connection, run) & 0xFFFF_FFFF_FFFF_FFFF
     locks = sa.text(
         "SELECT 1 FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database "
@@ -145,8 +145,8 @@ def holder_on_server(connection: sa.Connection, run: str) -> int | None:
         return None
     writers, holders = schema.writers, schema.holders
     known = sa.select(writers.c.process).join(holders, holders.c.writer == writers.c.id).where(holders.c.run == run)
-    process = connection.execute(known).scalar()
-    return here(process) if process else None
+    process: str | None = connection.execute(known).scalar()
+    return process
 
 
 def _number(connection: sa.Connection, run: str) -> int:

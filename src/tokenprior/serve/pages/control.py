@@ -97,9 +97,10 @@ def control_of(site: Site, run: RunRecord) -> Control:
     if run.kind != "learn":
         words = "" if run.state == "done" else f"`tokenprior {run.kind}` with the same arguments goes on with it."
         return Control(stops=run.state == "running" and _held(site, run), goes_on=False, words=words)
-    if run.state == "running" and (site.store.path is None or _held(site, run)):
-        held = site.store.path is not None
-        return Control(stops=held, goes_on=False, words="" if held else _by_hand(run))
+    if run.state == "running" and _held(site, run):
+        return Control(stops=True, goes_on=False)
+    if run.state == "running" and site.store.held_elsewhere(run.id):
+        return Control(stops=False, goes_on=False, words=f"Another machine works on it: {_by_hand(run)}")
     if run.state == "done":
         return Control(stops=False, goes_on=False)
     killed = "Its process is gone without a word: it was killed, or works on another machine. "
@@ -166,10 +167,10 @@ def begin(site: Site, config: Config, arguments: Sequence[str] = ()) -> str:
         ConfigError: its runs are kept in another store, or it ended before there was a run; gives its last words.
     """
     assert config.source is not None, "configs that are run have files"
-    file, store = config.source.file, site.store.path
-    if store is not None and ("://" in config.store or Path(config.store).resolve() != store.resolve()):
+    file = config.source.file
+    if not site.store.is_at(config.store):
         raise ConfigError(
-            f"{file.name}: keeps its runs in another store than these pages show: `tokenprior ui --store FILE` has it"
+            f"{file.name}: keeps its runs in another store than these pages show: `tokenprior ui --store STORE` has it"
         )
     log = within(site.folder, file.with_name(f"{file.stem}.learn.log"))
     began = time.time()
