@@ -553,3 +553,23 @@ async def test_who_may_only_read_reads_and_is_told_so_when_they_write(postgres: 
     finally:
         postgres.execute("DROP OWNED BY looker", address)
         postgres.execute("DROP ROLE looker")
+
+
+async def test_who_closes_a_store_does_not_wait_for_its_server(
+    postgres: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    missed = threading.Event()
+    caplog.handler.addFilter(lambda entry: missed.set() or True)
+    store = open_store(postgres.store())
+    assert await store.writer.run(count_up) == 0
+    postgres.stop(signal.SIGQUIT)
+    try:
+        waiting = [asyncio.ensure_future(store.writer.run(count_up)) for _ in range(3)]
+        assert await asyncio.to_thread(missed.wait, 20)
+        await asyncio.to_thread(store.close)
+        for end in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(end, StoreError)
+            assert "the store does not answer" in str(end)
+            assert "the same command goes on" in str(end)
+    finally:
+        postgres.start()

@@ -40,7 +40,8 @@ class RunRecord:
     """A run as the store knows it.
 
     Attributes:
-        state: `running`, `done`, `stopped` (budget or Ctrl-C; goes on with the same command) or `failed`.
+        state: `running`, `done`, `stopped` (budget or Ctrl-C; goes on with the same command), `failed`, or `moving` (to
+            another store; `archive` goes on with that).
         start: the library that it began with.
         updated_at: when it was last known to be alive; of a run that has ended, when it did.
         progress: the last snapshot of a run that is on its way, as `Progress` has it; empty before there is one.
