@@ -8,13 +8,14 @@
 All run one after the other (the peers `--at-once`) against one endpoint on loopback, `latency.py`: heavy-tailed lengths
 drawn from the request, so that nobody has better luck. Every program is allowed `--slots` calls in flight. Each runs in
 a process of its own, the peers with their own Python, for dspy and tokenprior want different versions of the openai
-package. The parts:
+package. `endpoint.warm` of tokenprior is off: this endpoint caches nothing. Where a library is longer than 1,024 tokens
+it would cost a second or two at the beginning of each step. The parts:
 
 - `large`: tokenprior, one step of `--tasks` x G. When nothing is left to begin, the longest calls run out: about 8 mean
   latencies during which slots stand empty, in a step of any size, for lengths cannot be known beforehand. 95% use at 64
   slots takes a step of about 10,000 calls (1,700 tasks x 5 and a contrast each), if nothing else is lost.
 - `paper`: tokenprior with its `paper` preset, three steps of 100 x 5, each attempt summarised. A step is hardly longer
-  than its longest chain of calls, so nobody could fill the slots: read "over bound", not "utilisation".
+  than its longest chain of calls, so nobody could fill the slots: read "over bound", not "used".
 - `peers`: the same calls for all, `--epochs` x `--items` x (G + 1); at the defaults that is what SIMBA takes with its
   own settings throughout (8 steps of 32 items, 6 candidates). tokenprior takes the items in epochs of one step each,
   without and with its gate (which makes more calls), and as many calls in one step of other items; the peers get half
@@ -133,7 +134,8 @@ async def learned(job: Job, url: str) -> None:
             Task(id=f"item-{n}", question=item(n)[0], answer=item(n)[1]) for n in range(first, first + count)
         )
 
-    settings = EndpointSettings(concurrency=job.slots)
+    # This endpoint has no cache to warm, and the second that warming waits would not be scaled.
+    settings = EndpointSettings(concurrency=job.slots, warm=False)
     with tempfile.TemporaryDirectory() as folder, open_store(Path(folder) / "utilisation.db") as store:
         record = store.open_run("u-1", name="u", kind="learn", config={})
         connections = Connections(settings, ledger=record, budget=Budget(Limits()), prices={}, policy=settings.policy)
