@@ -210,4 +210,6 @@ def similarity(one: str, other: str) -> float:
 
 def overlap(one: Set[str], other: Set[str]) -> float:
     """How many words two sets share over all that they have (Jaccard), 0.0 to 1.0; two empty ones are alike."""
-    return len(one & other) / len(one | other) if one | other else 1.0
+    shared = len(one & other)
+    every = len(one) + len(other) - shared
+    return shared / every if every else 1.0

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, assert_never
 
 from tokenprior.errors import DataError
-from tokenprior.experience import MAX_WORDS, Effect, Experience, Provenance, count_words, parse_id, similarity
+from tokenprior.experience import MAX_WORDS, Effect, Experience, Provenance, count_words, overlap, parse_id, words
 from tokenprior.operation import Add, Delete, Keep, Merge, Modify, Operation
 from tokenprior.task import content_hash
 
@@ -241,6 +241,7 @@ class _Work:
         self.entries = {experience.id: experience for experience in library}
         self.next_number = library.next_number
         self.run, self.step, self.sources, self.bounds = run, step, sources, bounds
+        self._words: dict[str, frozenset[str]] = {}  # of each text, for a batch may bring thousands of lessons
 
     def carry_out(self, operation: Operation) -> Operation | str:
         """Apply one operation; a text is the reason of a refusal."""
@@ -286,7 +287,7 @@ class _Work:
         if same := self._same(operation.text, ()):
             self._support(same, operation.lessons)
             return Keep(id=same, reason=f"says the same as a new lesson: {operation.text}", lessons=operation.lessons)
-        if problem := self._wording(operation.text, beside=()):
+        if problem := self._length(operation.text):
             return problem
         identity = f"G{self.next_number}"
         self.next_number += 1
@@ -302,20 +303,31 @@ class _Work:
         return operation
 
     def _wording(self, text: str, beside: Sequence[str]) -> str | None:
+        if problem := self._length(text):
+            return problem
+        if same := self._same(text, beside):
+            return f"{same} says the same"
+        return None
+
+    def _length(self, text: str) -> str | None:
         count = count_words(text)
         if count > self.bounds.max_words:
             return f"{count} words, at most {self.bounds.max_words} are allowed"
         if count < 3:
             return f"{count or 'no'} {'word' if count == 1 else 'words'}: too few to say when to do what"
-        if same := self._same(text, beside):
-            return f"{same} says the same"
         return None
 
     def _same(self, text: str, beside: Sequence[str]) -> str | None:
+        said = self._words_of(text)
         for identity, experience in self.entries.items():
-            if identity not in beside and similarity(experience.text, text) >= SAME:
+            if identity not in beside and overlap(self._words_of(experience.text), said) >= SAME:
                 return identity
         return None
+
+    def _words_of(self, text: str) -> frozenset[str]:
+        if text not in self._words:
+            self._words[text] = frozenset(words(text))
+        return self._words[text]
 
     def _evidence(self, lessons: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         found = [self.sources[number] for number in lessons if number in self.sources]
@@ -351,8 +363,10 @@ class _Work:
     def evict(self) -> list[Operation]:
         """Keep to the bounds."""
         done: list[Operation] = []
-        while self.entries and (over := self._over()):
-            weakest = min(reversed(self.entries.values()), key=lambda experience: experience.worth)
+        youngest_first = list(reversed(self.entries.values()))
+        for weakest in sorted(youngest_first, key=lambda experience: experience.worth):
+            if not (over := self._over()):
+                break
             del self.entries[weakest.id]
             done.append(Delete(id=weakest.id, reason=f"the library is over its bound of {over}"))
         return done
