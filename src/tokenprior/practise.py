@@ -98,7 +98,9 @@ async def practise(
         if lessons and on_lesson:
             on_lesson()
         tracker.change(groups=tracker.now.groups + len(groups), lessons=tracker.now.lessons + lessons)
-        return [group.without_texts() for group in groups], [replace(one, summaries=()) for one in advantages]
+        # The store has the rest, and of what taught nothing nobody asks which attempts were shown.
+        light = [replace(one, summaries=(), rollouts=one.rollouts if one.lessons else ()) for one in advantages]
+        return [group.without_texts() for group in groups], light
 
     bundled = bundles(step.tasks, config)
     largest = max((sum(max(sizes[task.id], plan.limit) for task in bundle) for bundle in bundled), default=1)
