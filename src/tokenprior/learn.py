@@ -1,9 +1,9 @@
 """Learn: the loop over steps. Streaming, resumable, within its budget.
 
 Order of events of a step: its tasks are practised, each group flowing on its own to its advantage (`practise.py`); the
-one thing that waits for all is the library update. Lessons that were measured to hurt are deleted first. The candidate
-goes through the gate, and the step is written in one transaction. A finished step is never done again: the same call
-with the same run goes on behind it.
+one thing that waits for all is the library update. What ships is attempted at the gate meanwhile, if it has to be.
+Lessons that were measured to hurt are deleted first. The candidate goes through the gate, and the step is written in
+one transaction. A finished step is never done again: the same call with the same run goes on behind it.
 
 Two libraries are carried along: what learning goes on from, and what ships. Without a gate they are one, as in the
 paper.
@@ -163,8 +163,10 @@ class _Loop:
         self, step: Step, stands: StepEnd, ends: Sequence[StepEnd], visits: Mapping[str, Visit], *, steps_left: int
     ) -> StepEnd:
         """One step, from where the run stands to where it stands then."""
-        taken = partial(self._taken, step, stands, ends, visits, steps_left)
-        if self.gate is None or self.config.gate == "none":
+        figures = [figure for end in ends for figure in end.report.get("trials", ())]
+        taken = partial(self._taken, step, stands, ends, visits, figures, steps_left)
+        was_tried = any(stands.shipped.version in (figure["against"], figure["candidate"]) for figure in figures)
+        if self.gate is None or self.config.gate == "none" or was_tried:
             return await taken(None)
         async with Baseline(
             stands.shipped, gate=self.gate, verifier=self.verifier, record=self.record, config=self.config
@@ -177,6 +179,7 @@ class _Loop:
         stands: StepEnd,
         ends: Sequence[StepEnd],
         visits: Mapping[str, Visit],
+        figures: Sequence[dict[str, Any]],
         steps_left: int,
         baseline: Baseline | None,
     ) -> StepEnd:
@@ -213,7 +216,6 @@ class _Loop:
             step=step.index,
         )
         applied = replace(revision.applied, done=(*harmful, *revision.applied.done))
-        figures = [figure for end in ends for figure in end.report.get("trials", ())]
         trials = await self._trials(applied.library, stands.shipped, figures, steps_left, baseline)
         library, shipped = _outcome(applied.library, pruned, stands.shipped, trials, gated=config.gate != "none")
         if config.prior.tokens is None and not config.prior.core:
@@ -245,7 +247,7 @@ class _Loop:
         steps_left: int,
         baseline: Baseline | None,
     ) -> tuple[Trial, ...]:
-        if self.gate is None or baseline is None:
+        if self.gate is None or self.config.gate == "none":
             return ()
         tried = Counter(figure["candidate"] for figure in figures if figure["against"] == shipped.version)
         return await prove(

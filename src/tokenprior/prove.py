@@ -55,10 +55,11 @@ class Gate:
 class Baseline:
     """What ships at the gate tasks, attempted before there is a candidate to hold against it. An async context manager.
 
-    Every trial needs these attempts, and nothing that a step brings can change them. So they are begun when the step
-    has its first lesson, behind all that the step still asks for: in the time in which its last rollouts and the
-    library update leave calls unused. It changes when they are made, not which, unless nothing comes of the lessons:
-    then they were made too early, and serve the next step.
+    The first trial against it needs these attempts, and nothing that a step brings can change them. So they are begun
+    when the step has its first lesson, behind all that the step still asks for: in the time in which its last rollouts
+    and the library update leave calls unused. It changes when they are made, not which, unless nothing comes of the
+    lessons: then they were made too early, and serve the next step. They are older than those of the candidate by some
+    minutes, as they are by whole steps for every later candidate.
 
     An agent that bounds its own attempts is left alone, for the bounds of two would add up. Whoever leaves with an
     error on purpose lets what is under way end, and begins no more; with any other, all of it is cancelled.
@@ -67,7 +68,7 @@ class Baseline:
     def __init__(
         self, current: Library, *, gate: Gate, verifier: Verifier, record: RunStore, config: LearnConfig
     ) -> None:
-        self.current, self.k = current, config.gate_k
+        self._current, self._k = current, config.gate_k
         self._gate, self._verifier, self._record, self._rendering = gate, verifier, record, config.prior.rendering
         self._places = {task.id: place for place, task in enumerate(gate.tasks)}
         self._work: asyncio.Task[list[Group | None]] | None = None
@@ -76,20 +77,20 @@ class Baseline:
     def begin(self) -> None:
         """There will be a candidate. Called again it does nothing."""
         if self._work is None and not isinstance(self._gate.agent, BoundedAgent):
-            size = groups_at_once(self.k)
+            size = groups_at_once(self._k)
             self._work = asyncio.ensure_future(in_turn(self._one, self._gate.tasks, at_once=size))
 
     async def _one(self, task: Task) -> Group | None:
         if self._left:
             return None
-        prior = TokenPrior.of(self.current, self._rendering, question=task.question)
+        prior = TokenPrior.of(self._current, self._rendering, question=task.question)
         agent, verifier, shelf = self._gate.agent, self._verifier, self._record.shelf
-        made = await attempt(task, [prior] * self.k, agent=agent, verifier=verifier, shelf=shelf, phase="gate")
+        made = await attempt(task, [prior] * self._k, agent=agent, verifier=verifier, shelf=shelf, phase="gate")
         return made.without_texts()
 
-    def under_way(self, task: Task, k: int) -> Callable[[], Coroutine[Any, Any, Group]] | None:
-        """What waits for the group of a task; `None` if nobody makes one of so many attempts."""
-        if self._work is None or k != self.k:
+    def under_way(self, task: Task) -> Callable[[], Coroutine[Any, Any, Group]] | None:
+        """What waits for the group of a task; `None` if nobody makes one."""
+        if self._work is None:
             return None
         work, place = self._work, self._places[task.id]
 
@@ -135,7 +136,7 @@ async def prove(
             all of it where not.
         tried: how many trials a version had against the current library. The same attempts would say the same again, so
             with each trial of a candidate there are `gate_k` attempts more at each task. Parts are tried once.
-        baseline: attempts of the current library that may be under way.
+        baseline: attempts of the current library that may be under way, if nothing was held against it before.
 
     Returns:
         The trials; none if the candidate reads just like the current library, or was looked at `MOST_LOOKS` times.
@@ -155,7 +156,7 @@ async def prove(
 
         async def on(task: Task) -> list[Group]:
             priors = [TokenPrior.of(library, config.prior.rendering, question=task.question) for library in every]
-            wait = baseline.under_way(task, k) if baseline else None
+            wait = baseline.under_way(task) if baseline else None
             groups = await side_by_side(
                 task,
                 priors,
@@ -169,7 +170,7 @@ async def prove(
             )
             return [group.without_texts() for group in groups]
 
-        # Side by side in time, so that whatever drifts at the endpoint drifts for all.
+        # Side by side in time where both are still to be made, so that what drifts at the endpoint drifts for all.
         made = await in_turn(on, gate.tasks, at_once=groups_at_once(k * len(every)))
         shipping, *groups = ([of_task[place] for of_task in made] for place in range(len(every)))
         return [
