@@ -105,8 +105,8 @@ class WorkerSettings(Settings):
     so a run that was begun in one place goes on in another.
 
     Attributes:
-        address: `auto`, the Ray cluster that this machine is part of; `local`, one that begins and ends with the run;
-            `HOST:PORT` or `ray://HOST:PORT`.
+        address: `HOST:PORT` of a Ray cluster that this machine is a node of, `auto` to look for it, `local` for one on
+            this machine that begins and ends with the run.
         actors: how many workers, each with a CPU; as many as the cluster has CPUs if not given.
         attempts: that are on one worker at once.
         host: the driver's address, as the nodes reach it; that by which Ray knows it if not given.
@@ -116,7 +116,7 @@ class WorkerSettings(Settings):
     """
 
     kind: Literal["ray"] = "ray"
-    address: Annotated[str, Field(pattern=r"^(auto|local|(ray://)?[^/\s]+:\d+)$")] = "auto"
+    address: Annotated[str, Field(pattern=r"^(auto|local|[^/\s]+:\d+)$")] = "auto"
     actors: Count | None = None
     attempts: Count = 32
     host: str | None = None

@@ -8,6 +8,7 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from aiohttp import web
 
 import world
 from fake_openai import FakeOpenAI
+from tokenprior.agents.ray import Actors, Cluster, MakeActor, connected
 from tokenprior.config import load_config
+from tokenprior.errors import TokenpriorError
 from tokenprior.learn import LearnResult
 from tokenprior.models.base import Request
 from tokenprior.session import session
@@ -165,3 +168,28 @@ def test_an_attempt_that_ends_its_worker_every_time_is_a_failure_and_the_run_goe
         result = learned(path)
     assert result.stopped is None
     assert failures(path) == {"worker": 2, "none": 18}  # words 0 and 10 of the twenty
+
+
+class Nowhere:
+    """Stands in a module that no worker can import."""
+
+    async def ready(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("patience_s", "words"),
+    [(40.0, "5 in a row ended before they began: .*No module named 'test_ray'"), (0.01, "none was there for 0.01 s")],
+    ids=["lost before they are ready", "never there"],
+)
+def test_a_cluster_on_which_no_worker_comes_to_work_stops_the_run_in_words(
+    cluster: Any, patience_s: float, words: str
+) -> None:
+    async def start(connected: Cluster, _: AsyncExitStack) -> tuple[MakeActor, int]:
+        return connected.maker(Nowhere, (), room=1), 3
+
+    async def run() -> None:
+        async with Actors(connected(address_of(cluster)), start, room=1, patience_s=patience_s) as actors:
+            await actors.attempt()
+
+    with pytest.raises(TokenpriorError, match=words):
+        asyncio.run(run())

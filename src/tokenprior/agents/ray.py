@@ -128,7 +128,7 @@ class Actors:
         self._kept: _Worker | None = None  # takes nothing more until it is empty
         self._waiting: deque[asyncio.Future[_Worker]] = deque()
         self._waiting_alone: deque[asyncio.Future[_Worker]] = deque()
-        self._stopped: TokenpriorError | None = None
+        self._stopped: Exception | None = None
         self._false_starts = 0
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -190,6 +190,8 @@ class Actors:
                         TokenpriorError(f"workers: {FALSE_STARTS} in a row ended before they began: {gone}")
                     )
                 await asyncio.sleep(1.0)
+            except Exception as error:  # of nobody's purpose: it has to end the run, not this alone
+                return self._stop(error)
             finally:
                 # What runs on it holds tools and programs, and has to end in good order if it can.
                 if worker is not None and not worker.lost.is_set():
@@ -272,7 +274,7 @@ class Actors:
         words = f"workers: none was there for {self._patience_s:g} s: does the cluster have room for one?"
         self._stop(TokenpriorError(f"{words} The same command goes on"))
 
-    def _stop(self, error: TokenpriorError) -> None:
+    def _stop(self, error: Exception) -> None:
         """Let nothing more begin; what is on its way may end."""
         self._stopped = self._stopped or error
         for found in (*self._waiting, *self._waiting_alone):
@@ -348,7 +350,8 @@ def connected(address: str, *, folder: Path | None = None, but: Sequence[str] = 
     """Ray, for as long as it is needed; whoever connected before stays connected.
 
     Args:
-        address: `auto`, a cluster that this machine is part of; `local`, one that begins and ends here; or its address.
+        address: of a cluster that this machine is a node of, `auto` to look for it; or `local`, for one that begins and
+            ends here.
         folder: is sent to the workers, without what begins with a dot.
         but: names of files that are not sent, as in a `.gitignore`.
 
@@ -370,6 +373,8 @@ def connected(address: str, *, folder: Path | None = None, but: Sequence[str] = 
             ray.init(**options)
         except Exception as error:  # what it raises has no base in common
             words = shorten(redact(" ".join(str(error).split())), 300)
+            if address not in ("auto", "local") and "RAY_AUTH_MODE" not in os.environ:
+                words += " (a cluster with tokens wants RAY_AUTH_MODE=token in the environment; `auto` knows by itself)"
             raise ConfigError(
                 f"workers.address {redact(address)!r}: no Ray cluster can be used there: {words}"
             ) from error
@@ -378,8 +383,9 @@ def connected(address: str, *, folder: Path | None = None, but: Sequence[str] = 
             "workers.send_folder: this program is connected to Ray already, and it can be sent only before"
         )
     try:
-        resources = cast("Any", ray.cluster_resources)()
-        yield Cluster(host=_own_address(address), cpus=int(resources.get("CPU", 0)))
+        here, context = cast("Any", ray), cast("Any", ray.get_runtime_context)()
+        nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in here.nodes()}
+        yield Cluster(host=nodes[context.get_node_id()], cpus=int(here.cluster_resources().get("CPU", 0)))
     finally:
         if ours:
             ray.shutdown()
@@ -387,7 +393,7 @@ def connected(address: str, *, folder: Path | None = None, but: Sequence[str] = 
 
 def _require_answer(address: str) -> None:
     """Where nobody listens, Ray itself would look for minutes, and hear no signal meanwhile."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if not port.isdigit():
         return
     try:
@@ -395,17 +401,3 @@ def _require_answer(address: str) -> None:
     except OSError as error:
         words = f"nobody answers: {error.strerror or error}"
         raise ConfigError(f"workers.address {redact(address)!r}: no Ray cluster can be used there: {words}") from error
-
-
-def _own_address(address: str) -> str:
-    import ray
-
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not address.startswith("ray://"):
-        context: Any = ray.get_runtime_context()
-        here, nodes = context.get_node_id(), cast("Any", ray.nodes)()
-        return next(str(node["NodeManagerAddress"]) for node in nodes if node["NodeID"] == here)
-    # This machine is not of the cluster. Nothing is sent: it only shows by which of our addresses it is reached.
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as looking:
-        looking.connect((host.strip("[]"), int(port)))
-        return str(looking.getsockname()[0])
