@@ -37,6 +37,7 @@ from tokenprior.text import shorten
 
 TOGETHER, ALONE = 2, 2  # lost actors that an attempt shared with others, and those that it had to itself
 FALSE_STARTS = 5  # actors in a row, that are lost before they are ready
+MOST_PAUSE_S = 60.0  # between actors of one place that are lost before they are ready
 CLOSING_S = 5.0
 NOT_SENT = (".?*", "__pycache__")
 
@@ -152,10 +153,8 @@ class Actors:
             TokenpriorError: as the actor met it, or because there are no actors.
         """
         async with self._starting:
-            if not self._keeping:
-                make, count = await self._start(self._after.enter_context(self._cluster), self._before)
-                self._missing()
-                self._keeping = [asyncio.ensure_future(self._keep(make)) for _ in range(count)]
+            if not self._keeping and self._stopped is None:
+                await self._begin()
         lost: list[str] = []
         while len(lost) < TOGETHER + ALONE:
             alone = len(lost) >= TOGETHER
@@ -169,27 +168,39 @@ class Actors:
                 self._left(worker, self._room if alone else 1)
         raise AttemptLost(f"lost with {len(lost)} workers, the last {ALONE} of which did nothing else: {lost[-1]}")
 
+    async def _begin(self) -> None:
+        try:
+            make, count = await self._start(self._after.enter_context(self._cluster), self._before)
+        except Exception as error:
+            self._stop(error)  # or every attempt would try it again
+            raise
+        self._missing()
+        self._keeping = [asyncio.ensure_future(self._keep(make)) for _ in range(count)]
+
     async def _keep(self, make: MakeActor) -> None:
-        """Keep one actor there: make it, and make another when it is lost."""
+        """Keep one actor there: make it, and make another when it is lost. One that cannot begin stops the run only if
+        there is no other: of many nodes some are always out of order."""
         import ray
 
+        pause_s = 1.0
         while True:
             actor, worker = make(), None
             try:
-                error = await _asked(actor.ready.remote())
-                if error is not None:
-                    return self._stop(error)
-                self._false_starts = 0
+                if error := await _asked(actor.ready.remote()):
+                    if not self._workers:
+                        return self._stop(error)
+                    raise ActorLost(str(error))
+                self._false_starts, pause_s = 0, 1.0
                 worker = _Worker(actor, self._room)
                 self._came(worker)
                 await worker.lost.wait()
             except ActorLost as gone:
                 self._false_starts += 1
-                if self._false_starts >= FALSE_STARTS:
-                    return self._stop(
-                        TokenpriorError(f"workers: {FALSE_STARTS} in a row ended before they began: {gone}")
-                    )
-                await asyncio.sleep(1.0)
+                if self._false_starts >= FALSE_STARTS and not self._workers:
+                    words = f"workers: {FALSE_STARTS} in a row ended before they began: {gone}"
+                    return self._stop(TokenpriorError(words))
+                await asyncio.sleep(pause_s)
+                pause_s = min(MOST_PAUSE_S, 2.0 * pause_s)
             except Exception as error:  # of nobody's purpose: it has to end the run, not this alone
                 return self._stop(error)
             finally:
@@ -215,21 +226,16 @@ class Actors:
             raise
 
     def _admit(self) -> None:
-        while self._waiting_alone and (worker := self._empty()):
-            self._give(self._waiting_alone.popleft(), worker, self._room)
-        while self._waiting and self._open:
+        while _first(self._waiting_alone) and (worker := self._empty()):
+            worker.free -= self._room
+            self._waiting_alone.popleft().set_result(worker)
+        while _first(self._waiting) and self._open:
             worker = next(iter(self._open))
             del self._open[worker]
-            self._give(self._waiting.popleft(), worker, 1)
+            worker.free -= 1
             if worker.free:
                 self._open[worker] = None
-
-    def _give(self, found: asyncio.Future[_Worker], worker: _Worker, room: int) -> None:
-        worker.free -= room
-        if found.done():  # whoever waited was cancelled
-            self._left(worker, room)
-        else:
-            found.set_result(worker)
+            self._waiting.popleft().set_result(worker)
 
     def _empty(self) -> _Worker | None:
         """A worker with nothing on it. If there is none, one gets nothing more until it is."""
@@ -282,6 +288,13 @@ class Actors:
                 found.set_exception(self._stopped)
         self._waiting.clear()
         self._waiting_alone.clear()
+
+
+def _first(waiting: deque[asyncio.Future[_Worker]]) -> bool:
+    """Whether anybody waits; whoever was cancelled does not."""
+    while waiting and waiting[0].done():
+        waiting.popleft()
+    return bool(waiting)
 
 
 async def _made(actor: Any, what: tuple[Any, ...]) -> Rollout:
