@@ -27,11 +27,6 @@ from tokenprior.session import session
 
 ray = pytest.importorskip("ray", reason="Ray has no wheel for this Python or system")
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Tip. In future versions of Ray:FutureWarning",
-    "ignore::pytest.PytestUnraisableExceptionWarning",
-)
-
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 SMALL = 80 * 1024 * 1024
 
