@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import pytest
@@ -56,15 +58,17 @@ async def test_its_agent_is_the_driver_s_and_makes_the_same_rollout(tmp_path: Pa
         await worker.close()
 
 
-async def test_code_that_is_not_the_driver_s_makes_no_attempt(tmp_path: Path) -> None:
-    (tmp_path / "agent.py").write_text("def answer(task, prior):\n    return 'here'\n")
+async def test_code_that_is_not_there_or_not_the_driver_s_makes_no_attempt(tmp_path: Path) -> None:
     async with desk(None, tmp_path) as (opened, _):
         settings = config(tmp_path, kind="function", function="agent.py:answer")
         worker = Worker(settings, (opened.address, opened.token), "")
-        said = await worker.attempt((0.5, 3, "of other code"), TASK, TokenPrior(), **PLACE)
-        assert isinstance(said, ConfigError)
-        assert "its agent is not the driver's" in str(said)
+        missing = await worker.attempt((0.5, 3, "of other code"), TASK, TokenPrior(), **PLACE)
+        (tmp_path / "agent.py").write_text("def answer(task, prior):\n    return 'here'\n")
+        differs = await worker.attempt((0.5, 3, "of other code"), TASK, TokenPrior(), **PLACE)
         await worker.close()
+    for said, words in ((missing, "no file"), (differs, "its agent is not the driver's")):
+        assert isinstance(said, ConfigError)
+        assert re.match(rf"worker on {re.escape(gethostname())}: .*{words}", str(said))
 
 
 async def test_a_desk_that_refuses_it_stops_the_run_in_words(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack
 from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
-from tokenprior.errors import ConfigError, TokenpriorError
+from tokenprior.errors import ConfigError, DataError, TokenpriorError
 from tokenprior.models.remote import Away, Line, RemoteModel, RemoteToolLedger
 from tokenprior.task import Task
 
@@ -97,15 +97,18 @@ class Worker:
 
         async with self._making:
             if (agent := self._agents.get((temperature, seed))) is None:
-                agent = await make_agent(
-                    self._config,
-                    await tools_of(self._config),
-                    model=self._model,
-                    ledger=self._ledger,
-                    stack=self._stack,
-                    temperature=temperature,
-                    seed=seed,
-                )
+                try:
+                    agent = await make_agent(
+                        self._config,
+                        await tools_of(self._config),
+                        model=self._model,
+                        ledger=self._ledger,
+                        stack=self._stack,
+                        temperature=temperature,
+                        seed=seed,
+                    )
+                except (ConfigError, DataError) as error:  # what is there on the driver need not be here
+                    raise ConfigError(f"worker on {gethostname()}: {error}") from error
                 self._agents[temperature, seed] = agent
         if agent.fingerprint != fingerprint:
             raise ConfigError(

@@ -90,7 +90,7 @@ class Desk:
         from aiohttp import WSMsgType, web
 
         shown = http.headers.get("Authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(shown.encode(), self.token.encode()):
+        if not hmac.compare_digest(shown.encode("utf-8", "surrogateescape"), self.token.encode()):
             return web.Response(status=401, text="this desk is for the workers of a run")
         line = web.WebSocketResponse(max_msg_size=wire.MOST_BYTES, heartbeat=wire.HEARTBEAT_S, compress=False)
         await line.prepare(http)
