@@ -70,8 +70,11 @@ class DroppingProxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        with contextlib.suppress(asyncio.CancelledError, ConnectionError):
-            await self._pass_on(reader, writer)
+        try:
+            with contextlib.suppress(asyncio.CancelledError, OSError):
+                await self._pass_on(reader, writer)
+        finally:
+            writer.close()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         behind, out = await asyncio.open_unix_connection(self._server.folder / SOCKET)
@@ -99,5 +102,7 @@ class DroppingProxy:
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(65536):
+            writer.write(data)
+    writer.close()

@@ -69,7 +69,7 @@ class Writer:
         self._engine, self._where, self._identity, self._on_connect = engine, where, identity, on_connect
         self._server = engine.dialect.name != "sqlite"
         self._connection: Connection | None = None
-        self._connected_before = False
+        self._first = True
         self._commits = 0
         self._patience_s = GIVES_UP_AFTER_S
         self._queue: queue.SimpleQueue[tuple[Operation, Waiting] | None] = queue.SimpleQueue()
@@ -209,7 +209,8 @@ class Writer:
             try:
                 self._connection = self._engine.connect()
                 if self._server:
-                    self._introduce(self._connection)
+                    first, self._first = self._first, False
+                    self._introduce(self._connection, first=first)
             except (DBAPIError, StoreError) as error:
                 self._disconnect()
                 # What a server says that is up, such as that this user may not write, it would say again.
@@ -233,9 +234,9 @@ class Writer:
                 self._patience_s = GIVES_UP_AFTER_S
                 return self._connection
 
-    def _introduce(self, connection: Connection) -> None:
+    def _introduce(self, connection: Connection, *, first: bool) -> None:
         """Make this writer known on a new connection, and the only one of its name."""
-        if self._connected_before:
+        if not first:
             others = sa.text(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE application_name = :name AND pid <> pg_backend_pid()"
@@ -254,9 +255,8 @@ class Writer:
         with connection.begin():
             connection.execute(insert(schema.writers).values(row).on_conflict_do_nothing())
             connection.execute(schema.writers.delete().where(columns.seen_at < now - REMEMBERED_S))
-        if self._connected_before and self._on_connect:
+        if not first and self._on_connect:
             self._on_connect(connection)
-        self._connected_before = True
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
