@@ -396,3 +396,41 @@ async def test_a_burst_of_refusals_that_left_together_is_one() -> None:
         for _ in range(10):
             limit.rate_limited(0.0, sent)
     assert limit.allowed == 7.0
+
+
+async def test_the_endpoint_gets_its_next_call_while_a_reply_is_written_down() -> None:
+    gate = Gate()
+    written = asyncio.Event()
+
+    class Writing:
+        """What keeps a reply before it hands it on."""
+
+        name = "gate"
+
+        async def answer(self, request: Request) -> Reply:
+            reply = await gate.answer(request)
+            assert request.on_reply is not None
+            request.on_reply()
+            await written.wait()
+            return reply
+
+    limit = Limit(1)
+    model = RetriedModel(Writing(), limit, QUICK)
+    calls = [asyncio.ensure_future(model.answer(request(number))) for number in range(2)]
+    await settled()
+    assert len(gate.order) == 1
+    gate.let_go()
+    await settled()
+    assert len(gate.order) == 2, "the second is on the wire, and the first is not written down yet"
+    gate.let_go()
+    written.set()
+    await asyncio.gather(*calls)
+    assert (limit.in_flight, gate.most) == (0, 1)
+
+
+def test_a_try_keeps_what_was_worked_out_of_its_request() -> None:
+    asked = request()
+    known = asked.hash_for("gate")
+    tried = asked.tried(timeout_s=1.0, on_reply=lambda: None)
+    assert tried._hashes == {"gate": known}
+    assert tried == request(timeout_s=1.0)

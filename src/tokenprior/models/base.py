@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
@@ -60,6 +60,7 @@ class Request:
         timeout_s: seconds of work (not of waiting for a slot or backing off) that the call may take.
         body: a request that a program made itself, sent on as it is; `messages` are then those of the body.
         on_bytes: gets the bytes of the reply to a `body` as they come. Once it was called, nothing is tried again.
+        on_reply: is told when the reply has come, before it is written down: the endpoint is free for the next call.
     """
 
     key: CallKey
@@ -73,7 +74,14 @@ class Request:
     timeout_s: float = 300.0
     body: dict[str, Any] | None = None
     on_bytes: Callable[[bytes], Awaitable[None]] | None = field(default=None, compare=False, repr=False)
+    on_reply: Callable[[], None] | None = field(default=None, compare=False, repr=False)
     _hashes: dict[str, str] = field(init=False, default_factory=dict, compare=False, repr=False)
+
+    def tried(self, *, timeout_s: float, on_reply: Callable[[], None]) -> Request:
+        """One try of it. Its content is the same, so what was worked out of that is kept."""
+        made = replace(self, timeout_s=timeout_s, on_reply=on_reply)
+        made._hashes.update(self._hashes)
+        return made
 
     def hash_for(self, model: str) -> str:
         """A hash of what can change the reply of a model: beside its key, what a call is found again by."""

@@ -65,6 +65,8 @@ class MeteredModel:
                 used = NOTHING
                 await self._ledger.call_failed(call, "error", str(error), used)
                 raise
+            if request.on_reply is not None:
+                request.on_reply()
             reply = self._meter.counted(reply, most)
             used = reply.usage
             # A paid reply is written down even if the run is being stopped just now.

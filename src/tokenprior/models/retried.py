@@ -11,9 +11,9 @@ import asyncio
 import heapq
 import random
 import time
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tokenprior.models.base import CallFailed, Model, Phase, Reply, Request
 
@@ -50,6 +50,19 @@ class RetryPolicy:
     patience_s: float = 900.0
 
 
+class Slot:
+    """A slot that is held, until it is left for the first time."""
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        self._leave: Callable[[], None] | None = leave
+
+    def leave(self) -> None:
+        """Let the next call have it."""
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()
+
+
 class Limit:
     """Slots of one endpoint. Adapts between one and `concurrency` (additive increase, multiplicative decrease)."""
 
@@ -66,8 +79,10 @@ class Limit:
         self._timer: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
-    async def slot(self, phase: Phase, *, begun: bool = False, group: Hashable = None) -> AsyncIterator[None]:
-        """Hold one slot; within a phase the group that came first is served first, later phases of a group before all.
+    async def slot(self, phase: Phase, *, begun: bool = False, group: Hashable = None) -> AsyncIterator[Slot]:
+        """Hold one slot until the block ends, or until it is left before.
+
+        Within a phase the group that came first is served first, later phases of a group before all.
 
         Args:
             group: what the call belongs to. What it asks for later, for more attempts or after a failure, goes before
@@ -88,10 +103,11 @@ class Limit:
             if future.done() and not future.cancelled():
                 self._release()
             raise
+        slot = Slot(self._release)
         try:
-            yield
+            yield slot
         finally:
-            self._release()
+            slot.leave()
 
     def rate_limited(self, pause_s: float, sent: float | None = None) -> None:
         """The endpoint asked for less.
@@ -155,12 +171,11 @@ class RetriedModel:
         key = request.key
         group = (key.phase, key.step, key.task) if key.task else None
         while True:
-            async with self._limit.slot(key.phase, begun=begun, group=group):
+            async with self._limit.slot(key.phase, begun=begun, group=group) as slot:
                 sent = time.monotonic()
                 try:
-                    # As it is where it can be: what was worked out of a request, such as its hash, stays with it.
-                    tried = request if left_s == request.timeout_s else replace(request, timeout_s=left_s)
-                    reply = await self._inner.answer(tried)
+                    # The endpoint need not wait until a reply is written down.
+                    reply = await self._inner.answer(request.tried(timeout_s=left_s, on_reply=slot.leave))
                 except CallFailed as failure:
                     failed = failure
                 else:

@@ -1,7 +1,7 @@
 """Wire: requests, replies, results of tools and errors as JSON, for another process of ours.
 
 Unlike in the store nothing is left out or named by a hash: what arrives is what was sent, images included. Only
-`Request.on_bytes` stays behind, for a function cannot travel.
+`Request.on_bytes` and `on_reply` stay behind, for a function cannot travel.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def dumps(value: Any) -> str:
 
 
 def request_to_json(request: Request) -> dict[str, Any]:
-    made: dict[str, Any] = _REQUEST.dump_python(request, mode="json", exclude={"on_bytes"})
+    made: dict[str, Any] = _REQUEST.dump_python(request, mode="json", exclude={"on_bytes", "on_reply"})
     return made
 
 
