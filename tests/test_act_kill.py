@@ -201,20 +201,23 @@ def test_killed_at_many_points_tools_that_may_be_repeated_end_in_the_same_librar
         made = written(tmp_path / "killed", server, python, note, epochs=2)
         plan = [("policy", 3), ("contrast", 1), ("revise", 1), ("policy", 4)]
         for part, number in plan:
-            left, reached = number, threading.Event()
+            left, reached, killed = number, threading.Event(), threading.Event()
 
-            def on_call(said: Said, part: str = part, reached: threading.Event = reached) -> None:
+            def on_call(
+                said: Said, part: str = part, reached: threading.Event = reached, killed: threading.Event = killed
+            ) -> None:
                 nonlocal left
                 left -= said.part == part
                 if left == 0:
                     reached.set()
+                    killed.wait(PATIENCE_S)  # nothing more is answered meanwhile
 
             server.on_call = on_call
             process = start("learn", made.file)
             assert reached.wait(PATIENCE_S), (part, number)
-            time.sleep(0.02 * (number % 3))
             process.kill()
             assert process.wait() == -signal.SIGKILL
+            killed.set()
         server.on_call = None
         # In the middle of a tool: the call is begun again, and the interpreter gets its variables back unseen.
         noted = len(book(made))
