@@ -68,6 +68,10 @@ class Process:
         with self._lock, suppress(ProcessLookupError, OSError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
+    @property
+    def has_ended(self) -> bool:
+        return self._pidfd == -1
+
     def wait(self) -> int:
         code = self._ended()
         with self._lock:
@@ -115,7 +119,15 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
         ask, answers = parent.stdin, parent.stdout
         begun: list[Process] = []
 
+        def end_all() -> None:
+            """Of a test that failed; the others have ended theirs."""
+            for process in begun:
+                if not process.has_ended:
+                    process.kill()
+                    process.wait()
+
         def begin(*arguments: str | Path) -> Process:
+            end_all()
             ask.write(json.dumps([str(said), *map(str, arguments)]) + "\n")
             ask.flush()
             begun.append(Process(int(answers.readline()), lambda: int(answers.readline())))
@@ -124,8 +136,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
         try:
             yield begin
         finally:
-            for process in begun:
-                process.kill()  # of a test that failed; the others have ended
+            end_all()
             ask.close()
             parent.wait(20)
 
