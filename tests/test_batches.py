@@ -144,7 +144,9 @@ def test_what_is_at_the_provider_is_said_in_a_few_words() -> None:
 
 
 def command(config: Path) -> subprocess.Popen[str]:
-    line = [sys.executable, "-m", "tokenprior", "learn", str(config)]
+    # A shell may run what it starts in the background deaf to SIGINT.
+    heard = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    line = [sys.executable, "-c", f"{heard}runpy.run_module('tokenprior', run_name='__main__')", "learn", str(config)]
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
